@@ -1,0 +1,69 @@
+# Two commands for a newcomer: `make quickstart` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+# Where the data sets are built; empty means the default cache folder.
+DATA_DIR ?=
+# More flags for the training command, for example: make quickstart TRAIN_FLAGS=--config.train.num_steps=100
+TRAIN_FLAGS ?=
+EVAL_FLAGS ?=
+SAMPLE_FLAGS ?=
+PYTEST_FLAGS ?= -n 2
+
+# Recipes see the environment as an activated shell would, so that what is echoed is what a
+# newcomer may type.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export VIRTUAL_ENV := $(abspath $(VENV))
+
+DATA_DIR_FLAG = $(if $(strip $(DATA_DIR)),--data_dir=$(DATA_DIR))
+SMOKE_DIR = $(VENV)/smoke
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint smoke clean
+
+help:  ## Shows this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+quickstart: $(VENV)/.stamp-quickstart  ## Installs, trains a small model on spoken digits, evaluates, samples, writes a report.
+	python -m launch.train --config=configs/digits.py --workdir=$(WORKDIR) $(DATA_DIR_FLAG) $(TRAIN_FLAGS)
+	python -m launch.eval_likelihood --workdir=$(WORKDIR) --split=test $(DATA_DIR_FLAG) $(EVAL_FLAGS)
+	python -m launch.sample --workdir=$(WORKDIR) --num_samples=4 $(SAMPLE_FLAGS)
+	python -m launch.report --workdir=$(WORKDIR)
+	@echo "Done. Open $(WORKDIR)/report.html in a browser."
+
+test: $(VENV)/.stamp-test  ## Installs the test extra and runs the fast tests.
+	python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.stamp-lint  ## Checks style, format and types.
+	ruff check .
+	ruff format --check .
+	mypy
+
+# The quickstart's four commands with two steps and short clips.
+smoke: $(VENV)/.stamp-quickstart  ## Runs the quickstart in miniature, in a temporary folder.
+	rm -rf $(SMOKE_DIR)
+	$(MAKE) --no-print-directory quickstart WORKDIR=$(SMOKE_DIR) \
+	  TRAIN_FLAGS="--config.train.num_steps=2 --config.train.batch_size=4 $(TRAIN_FLAGS)" \
+	  SAMPLE_FLAGS="--num_steps=320 $(SAMPLE_FLAGS)"
+	test -s $(SMOKE_DIR)/report.html
+	rm -rf $(SMOKE_DIR)
+
+clean:  ## Removes the environment and the tools' caches; keeps runs and data.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, but $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	    "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is newer than setup.py exactly when what setup.py asks for is installed.
+$(VENV)/.stamp-quickstart: EXTRAS = digits,report
+$(VENV)/.stamp-test: EXTRAS = test
+$(VENV)/.stamp-lint: EXTRAS = lint
+$(VENV)/.stamp-%: setup.py | $(VENV)/bin/python
+	python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Thin command-line programs, one per job: `python -m launch.<name> --helpshort`."""

@@ -1,0 +1,1 @@
+"""Raw-audio codecs and WAV files, in NumPy only."""

@@ -1,0 +1,76 @@
+"""From 16-bit PCM to 8-bit codes and back, by the codec's name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int16, UInt8
+
+from poolformer_jax.audio.linear import linear_decode, linear_encode
+from poolformer_jax.audio.mu_law import mu_law_decode, mu_law_encode
+
+CodecName = Literal["mu_law", "linear"]
+
+SILENCE_CODE = 128
+"""The code of sample value 0.0 in both codecs. Clips are padded with it AFTER encoding, so that
+padding is silence whatever a clip's minimum and maximum are."""
+
+
+def encode(
+    pcm: Int16[np.ndarray, " t"], *, codec: CodecName, normalize: bool
+) -> UInt8[np.ndarray, " t"]:
+    """Encodes one clip.
+
+    Args:
+      pcm: The clip's own samples, without padding.
+      codec: "mu_law" or "linear".
+      normalize: True scales the clip's minimum and maximum to -1 and 1,
+        -1 + 2 (x - min) / (max - min + 1e-6), except that a constant clip, which the formula would
+        turn into the loudest negative value, becomes silence; False divides by 2^15.
+
+    Returns:
+      Codes 0 to 255.
+
+    Raises:
+      ValueError: If the codec is unknown.
+
+    Source: the S4 / SaShiMi protocol (github.com/state-spaces/s4), `minmax_scale` and `quantize`.
+    """
+    x = _min_max_scale(pcm) if normalize else pcm / 2.0**15
+    match codec:
+        case "mu_law":
+            return mu_law_encode(x)
+        case "linear":
+            return linear_encode(x)
+        case _:
+            raise ValueError(_unknown(codec))
+
+
+def decode(codes: UInt8[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.ndarray, " t"]:
+    """Decodes to 16-bit PCM: round(2^15 x), saturated at 2^15 - 1 so that code 255 does not wrap.
+
+    It is the inverse of `encode` with normalize=False: all 256 codes survive decode and encode.
+
+    Raises:
+      ValueError: If the codec is unknown.
+    """
+    match codec:
+        case "mu_law":
+            x = mu_law_decode(codes)
+        case "linear":
+            x = linear_decode(codes)
+        case _:
+            raise ValueError(_unknown(codec))
+    return np.clip(np.rint(x * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+
+
+def _min_max_scale(pcm: Int16[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+    x = pcm.astype(np.float64)
+    if not x.size or x.min() == x.max():
+        return np.zeros_like(x)
+    return -1.0 + 2.0 * (x - x.min()) / (x.max() - x.min() + 1e-6)
+
+
+def _unknown(codec: str) -> str:
+    return f"unknown codec {codec!r}; use 'mu_law' or 'linear'"

@@ -1,0 +1,1 @@
+"""Data sets and the host-sharded input pipeline."""

@@ -1,0 +1,1 @@
+"""Data set builders: each writes ArrayRecord files once, without TensorFlow."""

@@ -1,0 +1,678 @@
+"""One self-contained HTML page about a run: loss curve, likelihood, clips to listen to.
+
+The page holds everything inline (styles, pictures, sounds), so that it can be mailed or kept. It
+reads only the files that the other programs leave in the work directory:
+
+| file                   | written by               | if it is missing        |
+|------------------------|--------------------------|-------------------------|
+| config.json            | launch.train             | an error                |
+| environment.json       | launch.train             | an error                |
+| metrics.jsonl          | launch.train             | an error                |
+| likelihood_test.json   | launch.eval_likelihood   | the page names the command |
+| samples/*.wav          | launch.sample            | the page names the command |
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import itertools
+import json
+import math
+import operator
+import os
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.signal
+from jaxtyping import Float, Int16
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from poolformer_jax.audio.wav import read_wav
+
+# Greys and hues that keep a contrast of at least 3 on white as well as on near-black: the pictures
+# are transparent and stand on the page's background, whichever it is.
+_INK = "#7b828d"
+_BLUE = "#3f83f0"
+_ORANGE = "#e0761f"
+_REAL = "#1f9a75"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A WAV file of the run.
+
+    Attributes:
+      name: File name without its ending.
+      is_real: Whether it is a recording from the data set (its name starts with `real_`).
+      encoded: The file's bytes.
+      pcm: Its samples.
+      sample_rate: In Hz.
+    """
+
+    name: str
+    is_real: bool
+    encoded: bytes
+    pcm: Int16[np.ndarray, " t"]
+    sample_rate: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a work directory tells about a run.
+
+    Attributes:
+      workdir: The directory.
+      config: Sections `model`, `data` and `train` of the resolved configuration.
+      environment: Versions, commit, platform, number of parameters.
+      training: Metrics of training steps, ordered by step, each step once.
+      validation: Metrics of validations, likewise.
+      likelihood: Result on the test split, or None.
+      clips: Generated clips first, then real ones.
+    """
+
+    workdir: pathlib.Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    likelihood: dict[str, Any] | None
+    clips: list[Clip]
+
+
+def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Writes `report.html` into a run's work directory.
+
+    Args:
+      workdir: Directory of a run that `launch.train` has started.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      FileNotFoundError: If a required file is missing; the message names the command that makes it.
+      ValueError: If a file is damaged.
+    """
+    run = load_run(workdir)
+    path = run.workdir / "report.html"
+    # Replaced in one go: a browser that reloads never sees half a page.
+    partial = path.with_suffix(".html.part")
+    partial.write_text(render_page(run), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def load_run(workdir: str | os.PathLike[str]) -> Run:
+    """Reads a work directory; see `write_report` for the errors."""
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise FileNotFoundError(
+            f"work directory {workdir} does not exist; make it with: {_train_command(workdir)}"
+        )
+    metrics = _read_metrics(workdir)
+    likelihood_path = workdir / "likelihood_test.json"
+    return Run(
+        workdir=workdir,
+        config=_read_json(workdir / "config.json"),
+        environment=_read_json(workdir / "environment.json"),
+        training=_by_step(metrics, "train"),
+        validation=_by_step(metrics, "validation"),
+        likelihood=_read_json(likelihood_path) if likelihood_path.exists() else None,
+        clips=_read_clips(workdir / "samples"),
+    )
+
+
+def render_page(run: Run) -> str:
+    """Returns the whole page as HTML text."""
+    model = run.config.get("model", {})
+    data = run.config.get("data", {})
+    title = f"Poolformer on {data['name']}" if data.get("name") else "Poolformer"
+    sections = [
+        _headline(run),
+        _section("Loss", _loss_section(run)),
+        _section("Likelihood", _likelihood_section(run, model)),
+        _section("Listen", _clips_section(run)),
+        _section("Model", _table(_model_rows(run, model))),
+        _section("Speed and health", _table(_training_rows(run))),
+        _section("Made with", _table(_environment_rows(run))),
+    ]
+    return _PAGE.format(title=html.escape(title), style=_STYLE, body="\n".join(sections))
+
+
+def running_mean(values: Float[np.ndarray, " t"], window: int) -> Float[np.ndarray, " t"]:
+    """Returns the mean of the last `window` finite values up to each one, fewer at the start.
+
+    It looks back only, so a point never shows what the run did not know yet. It is NaN where no
+    value in the window is finite (skipped steps may have none).
+    """
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(0, end - window)
+    total = counts[end] - counts[start]
+    return np.where(total > 0, (sums[end] - sums[start]) / np.maximum(total, 1), np.nan)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; it is written by: {_train_command(path.parent)}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; it is written by: {_train_command(workdir)}"
+        )
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            # A run that was killed while it wrote leaves half a line, and a resumed run may go
+            # on behind it: a line without its end is dropped, anything else is damage.
+            if number == len(lines) or line.lstrip().startswith("{"):
+                continue
+            raise ValueError(f"{path}, line {number} is not valid JSON ({error})") from error
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _by_step(records: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Picks one kind; a resumed run repeats steps after its checkpoint, and the last one counts."""
+    steps = {
+        record["step"]: record
+        for record in records
+        if record.get("kind") == kind and "step" in record
+    }
+    return [steps[step] for step in sorted(steps)]
+
+
+def _read_clips(directory: pathlib.Path) -> list[Clip]:
+    clips = []
+    for path in sorted(directory.glob("*.wav")):
+        pcm, sample_rate = read_wav(path)
+        clip = Clip(
+            name=path.stem,
+            is_real=path.name.startswith("real_"),
+            encoded=path.read_bytes(),
+            pcm=pcm,
+            sample_rate=sample_rate,
+        )
+        clips.append(clip)
+    return sorted(clips, key=lambda clip: clip.is_real)
+
+
+def _headline(run: Run) -> str:
+    """The numbers a reader wants first."""
+    tiles = []
+    if run.validation:
+        first, last = run.validation[0], run.validation[-1]
+        best = min(run.validation, key=lambda record: _finite_or_inf(record["bits_per_sample"]))
+        tiles.append(
+            (
+                f"{_bits(first['bits_per_sample'])} → {_bits(last['bits_per_sample'])}",
+                f"validation bits per sample, step {first['step']:,} → {last['step']:,}",
+            )
+        )
+        if best["step"] != last["step"]:
+            tiles.append((_bits(best["bits_per_sample"]), f"best, at step {best['step']:,}"))
+    if run.likelihood is not None:
+        tiles.append((_bits(run.likelihood["bits_per_sample"]), "test bits per sample"))
+    if "num_parameters" in run.environment:
+        tiles.append((f"{run.environment['num_parameters']:,}", "parameters"))
+    cells = "".join(
+        f"<div class='tile'><strong>{html.escape(value)}</strong>"
+        f"<span>{html.escape(label)}</span></div>"
+        for value, label in tiles
+    )
+    return f"<div class='tiles'>{cells}</div>"
+
+
+def _loss_section(run: Run) -> str:
+    if not run.training and not run.validation:
+        return _hint("No step has been logged yet.", _train_command(run.workdir))
+    return _picture(
+        _plot_loss(run),
+        "Training and validation loss in bits per sample over training steps",
+        caption="A training step's loss is that of its batch; validation is the whole split with "
+        "the averaged (EMA) weights.",
+        kind="wide",
+    )
+
+
+def _likelihood_section(run: Run, model: dict[str, Any]) -> str:
+    num_codes = model.get("num_codes", 256)
+    uniform = math.log2(num_codes)
+    rows = [[f"Uniform over {num_codes} codes", _bits(uniform), "", "", ""]]
+    ends = run.validation if len(run.validation) < 2 else [run.validation[0], run.validation[-1]]
+    rows += [["Validation", *_likelihood_cells(record)] for record in ends]
+    if run.likelihood is not None:
+        split = str(run.likelihood.get("split", "test")).capitalize()
+        rows.append([split, *_likelihood_cells(run.likelihood)])
+    table = _table(
+        rows, header=["Split", "Bits per sample", "At step", "Clips", "Samples"], numeric=True
+    )
+    note = (
+        "<p class='caption'>Mean over every unpadded sample of the split; lower is better. "
+        "A model that knows nothing needs "
+        f"{_bits(uniform)} bits.</p>"
+    )
+    if run.likelihood is None:
+        note += _hint(
+            "The test split has not been evaluated.",
+            f"python -m launch.eval_likelihood --workdir={run.workdir} --split=test",
+        )
+    return table + note
+
+
+def _likelihood_cells(record: dict[str, Any]) -> list[str]:
+    counts = [record.get(key) for key in ("step", "num_clips", "num_samples")]
+    return [
+        _bits(record["bits_per_sample"]),
+        *("" if count is None else f"{count:,}" for count in counts),
+    ]
+
+
+def _clips_section(run: Run) -> str:
+    hint = _hint(
+        "No clips have been generated.",
+        f"python -m launch.sample --workdir={run.workdir} --num_samples=4",
+    )
+    parts = [] if any(not clip.is_real for clip in run.clips) else [hint]
+    for is_real, clips in itertools.groupby(run.clips, key=lambda clip: clip.is_real):
+        heading = "Real clips, for comparison" if is_real else "Generated"
+        cards = "".join(_clip_card(clip) for clip in clips)
+        parts.append(f"<h3>{heading}</h3><div class='clips'>{cards}</div>")
+    return "".join(parts)
+
+
+def _clip_card(clip: Clip) -> str:
+    sound = base64.b64encode(clip.encoded).decode("ascii")
+    name = html.escape(clip.name)
+    seconds = len(clip.pcm) / clip.sample_rate
+    picture = _picture(_plot_clip(clip), f"Waveform and spectrogram of {clip.name}")
+    return (
+        f"<article><header><b>{name}</b><span>{seconds:.2f} s · {clip.sample_rate / 1000:g} kHz"
+        f"</span></header><audio controls preload='metadata' aria-label='{name}' "
+        f"src='data:audio/wav;base64,{sound}'></audio>{picture}</article>"
+    )
+
+
+def _model_rows(run: Run, model: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    if "num_parameters" in run.environment:
+        rows.append(["Parameters", f"{run.environment['num_parameters']:,}"])
+    factors = model.get("pool_factors")
+    if factors is not None:
+        total = math.prod(factors)
+        chain = " × ".join(map(str, factors)) + f" = {total}" if factors else "none"
+        rows.append(["Pooling factors", chain])
+        rate = run.clips[0].sample_rate if run.clips else 16_000
+        divisors = itertools.accumulate([1, *factors], operator.mul)
+        rates = " → ".join(f"{rate / divisor:,.6g}" for divisor in divisors)
+        rows.append(["Steps per second at each level", rates])
+    labels = {
+        "layers": "Layers at each level",
+        "width": "Model width",
+        "recurrent_width": "Recurrent width",
+        "complex_recurrence": "Complex recurrence",
+        "num_gate_blocks": "Gate blocks",
+        "gating": "Gated residual blocks",
+        "dropout": "Dropout",
+        "dtype": "Activations",
+    }
+    rows += [[label, _text(model[key])] for key, label in labels.items() if key in model]
+    train = run.config.get("train", {})
+    labels = {
+        "batch_size": "Batch size (clips)",
+        "learning_rate": "Learning rate",
+        "ema_decay": "EMA decay",
+        "seed": "Seed",
+    }
+    rows += [[label, _text(train[key])] for key, label in labels.items() if key in train]
+    return rows
+
+
+def _training_rows(run: Run) -> list[list[str]]:
+    if not run.training:
+        return [["Steps", "0"]]
+    last = run.training[-1]
+    rows = [["Steps", f"{last['step']:,}"]]
+    for key, label in (
+        ("clips_per_second", "Clips per second"),
+        ("samples_per_second", "Samples per second"),
+    ):
+        speeds = _finite(run.training, key)
+        if speeds:
+            rows.append(
+                [label, f"{_speed(statistics.median(speeds))} median, {_speed(max(speeds))} best"]
+            )
+    norms = _finite(run.training, "grad_norm")
+    if norms:
+        rows.append(
+            ["Gradient norm", f"{statistics.median(norms):.3g} median, {max(norms):.3g} greatest"]
+        )
+    if "skipped_steps" in last:
+        rows.append(["Skipped steps", f"{last['skipped_steps']:,}"])
+    if "learning_rate" in last:
+        rows.append(["Learning rate at the end", f"{last['learning_rate']:.3g}"])
+    return rows
+
+
+def _environment_rows(run: Run) -> list[list[str]]:
+    rows = []
+    for key, value in run.environment.items():
+        if key == "num_parameters":
+            continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {version}" for name, version in value.items())
+        rows.append([key.replace("_", " ").capitalize(), _text(value)])
+    rows.append(["Work directory", str(run.workdir)])
+    return rows
+
+
+def _plot_loss(run: Run) -> Figure:
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    uniform = math.log2(run.config.get("model", {}).get("num_codes", 256))
+    levels = [uniform]
+    axes.axhline(uniform, color=_INK, linewidth=1, linestyle=(0, (2, 3)))
+    axes.annotate(
+        f"uniform, {uniform:.1f}",
+        (1, uniform),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=_INK,
+        fontsize=9,
+    )
+    if run.training:
+        steps = np.array([record["step"] for record in run.training])
+        bits = np.array([_number(record["bits_per_sample"]) for record in run.training])
+        window = max(1, min(100, len(bits) // 40))
+        axes.plot(steps, bits, color=_BLUE, alpha=0.4, linewidth=0.8, label="training, each step")
+        if window > 1:
+            mean = running_mean(bits, window)
+            label = f"training, mean of {window} steps"
+            axes.plot(steps, mean, color=_BLUE, linewidth=1.8, label=label)
+        levels += bits[np.isfinite(bits)].tolist()
+    if run.validation:
+        steps = np.array([record["step"] for record in run.validation])
+        bits = np.array([_number(record["bits_per_sample"]) for record in run.validation])
+        axes.plot(
+            steps,
+            bits,
+            color=_ORANGE,
+            linewidth=1.6,
+            marker="o",
+            markersize=4.5,
+            label="validation",
+        )
+        levels += bits[np.isfinite(bits)].tolist()
+    # A spike of a diverging step must not squeeze the curve to a line: the top is the uniform
+    # loss, or the 98th percentile where most of the run lies above it.
+    top = max(uniform, float(np.percentile(levels, 98)))
+    bottom = min(levels)
+    margin = 0.06 * max(top - bottom, 0.1)
+    axes.set_ylim(bottom - margin, top + margin)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("bits per sample")
+    axes.margins(x=0.015)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
+    _style_axes(axes)
+    axes.legend(
+        frameon=False,
+        labelcolor=_INK,
+        fontsize=9,
+        loc="upper center",
+        ncols=3,
+        bbox_to_anchor=(0.5, 1.14),
+    )
+    return figure
+
+
+def _plot_clip(clip: Clip) -> Figure:
+    figure = Figure(figsize=(4.8, 3.3), layout="constrained")
+    wave_axes, frequency_axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+    signal = clip.pcm.astype(np.float64) / 2**15
+    seconds = np.arange(len(signal)) / clip.sample_rate
+    duration = len(signal) / clip.sample_rate
+    color = _REAL if clip.is_real else _BLUE
+    wave_axes.plot(seconds, signal, color=color, linewidth=0.5)
+    peak = max(float(np.abs(signal).max(initial=0.0)), 1e-3) * 1.1
+    wave_axes.set_ylim(-peak, peak)
+    wave_axes.set_ylabel("amplitude", fontsize=10)
+    decibels, extent = _spectrogram_db(signal, clip.sample_rate)
+    frequency_axes.imshow(
+        decibels,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        extent=extent,
+        vmin=-80.0,
+        vmax=0.0,
+        interpolation="bilinear",
+    )
+    frequency_axes.set_xlim(0.0, max(duration, 1e-3))
+    frequency_axes.set_ylabel("frequency (Hz)", fontsize=10)
+    frequency_axes.set_xlabel("time (s)", fontsize=10)
+    for axes in (wave_axes, frequency_axes):
+        axes.tick_params(labelsize=9)
+        _style_axes(axes)
+    return figure
+
+
+def _spectrogram_db(
+    signal: Float[np.ndarray, " t"], sample_rate: int
+) -> tuple[Float[np.ndarray, "f k"], tuple[float, float, float, float]]:
+    """Power spectrogram in dB below the loudest cell: 32 ms Hann windows, 4 ms apart.
+
+    Silence of half a window before and after lets the first and the last sample be in the middle
+    of a window, so that the picture is as long as the sound.
+
+    Returns:
+      (power in dB, extent of the picture: first and last time in s, first and last frequency in
+      Hz).
+    """
+    half = round(0.016 * sample_rate)
+    hop = max(1, round(0.004 * sample_rate))
+    frequencies, times, power = scipy.signal.spectrogram(
+        np.pad(signal, half),
+        fs=sample_rate,
+        window="hann",
+        nperseg=2 * half,
+        noverlap=2 * half - hop,
+        detrend=False,
+    )
+    reference = max(float(power.max()), 1e-20)
+    decibels = 10.0 * np.log10(np.maximum(power, 1e-9 * reference) / reference)
+    start, end = (times[[0, -1]] - half / sample_rate).tolist()
+    margin = 0.5 * hop / sample_rate
+    return decibels, (start - margin, end + margin, 0.0, float(frequencies[-1]))
+
+
+def _style_axes(axes: Axes) -> None:
+    axes.set_facecolor("none")
+    axes.tick_params(colors=_INK)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(to_rgba(_INK, 0.5))
+
+
+def _picture(figure: Figure, description: str, *, caption: str = "", kind: str = "") -> str:
+    """Inlines a figure as a transparent PNG at twice the screen's density."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    # Without metadata, which holds a web address.
+    figure.savefig(buffer, format="png", dpi=180, transparent=True, metadata={"Software": None})
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    image = f"<img alt='{html.escape(description)}' src='data:image/png;base64,{encoded}'>"
+    return (
+        f"<figure><div class='scroll {kind}'>{image}</div>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
+
+
+def _table(
+    rows: Sequence[Sequence[str]], *, header: Sequence[str] = (), numeric: bool = False
+) -> str:
+    head = "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        f"<tr><th scope='row'>{html.escape(row[0])}</th>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    head = f"<thead><tr>{head}</tr></thead>" if head else ""
+    kind = "numbers" if numeric else "facts"
+    return f"<div class='scroll'><table class='{kind}'>{head}<tbody>{body}</tbody></table></div>"
+
+
+def _hint(text: str, command: str) -> str:
+    return f"<p class='hint'>{html.escape(text)} Run <code>{html.escape(command)}</code></p>"
+
+
+def _train_command(workdir: pathlib.Path) -> str:
+    return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def _bits(value: float | None) -> str:
+    value = _number(value)
+    return f"{value:.3f}" if math.isfinite(value) else "not finite"
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _number(value: float | None) -> float:
+    """Writers of strict JSON put null where a loss was not finite."""
+    return math.nan if value is None else float(value)
+
+
+def _finite_or_inf(value: float | None) -> float:
+    number = _number(value)
+    return number if math.isfinite(number) else math.inf
+
+
+def _finite(records: Sequence[dict[str, Any]], key: str) -> list[float]:
+    numbers = [_number(record[key]) for record in records if key in record]
+    return [number for number in numbers if math.isfinite(number)]
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{body}
+</main>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --ink: #1c2129; --soft: #59616d; --line: #dfe3e8; --page: #ffffff; --card: #f6f7f9;
+  --accent: #2864c7;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e4e7eb; --soft: #9aa3ae; --line: #2c323a; --page: #111418; --card: #191d23;
+    --accent: #7fb0ff;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+}
+main { max-width: 1080px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1.25rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-bottom: .35rem;
+  border-bottom: 1px solid var(--line); }
+h3 { font-size: 1rem; font-weight: 600; margin: 1.5rem 0 .6rem; color: var(--soft); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem; }
+.tile { background: var(--card); border-radius: 10px; padding: .9rem 1.1rem; }
+.tile strong { display: block; font-size: 1.5rem; line-height: 1.25;
+  font-variant-numeric: tabular-nums; }
+.tile span, .caption, figcaption { color: var(--soft); font-size: .875rem; }
+figure { margin: 0; }
+figcaption:empty { display: none; }
+img { display: block; width: 100%; height: auto; }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr));
+  gap: 1rem; }
+article { background: var(--card); border-radius: 10px; padding: .9rem; min-width: 0; }
+article header { display: flex; justify-content: space-between; gap: 1rem; margin-bottom: .5rem; }
+article header b { overflow-wrap: anywhere; }
+article header span { color: var(--soft); font-size: .875rem; white-space: nowrap; }
+audio { width: 100%; height: 2.5rem; margin-bottom: .5rem; }
+.scroll { overflow-x: auto; }
+.wide img { min-width: 38rem; }
+table { border-collapse: collapse; font-size: .95rem; }
+table.numbers { width: 100%; }
+th, td { text-align: left; font-weight: 400; padding: .4rem 1.5rem .4rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+tbody th, thead th { color: var(--soft); }
+tbody th { white-space: nowrap; }
+.facts td { overflow-wrap: anywhere; }
+.numbers td, .numbers th { white-space: nowrap; }
+th:last-child, td:last-child { padding-right: 0; }
+.numbers td, .numbers thead th:not(:first-child) { text-align: right; }
+.hint { background: var(--card); border-left: 3px solid var(--accent); border-radius: 4px;
+  padding: .7rem 1rem; }
+code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  overflow-wrap: anywhere; color: var(--accent); }
+"""

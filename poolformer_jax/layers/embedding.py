@@ -1,0 +1,77 @@
+"""From codes to vectors, and from vectors to logits."""
+
+from __future__ import annotations
+
+from typing import Literal, assert_never
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float, Int
+
+EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
+
+
+def sinusoidal_table(num_codes: int, width: int) -> Float[np.ndarray, "v d"]:
+    """[cos(code * f_i), sin(code * f_i)] with f_i = 10000^(-i / (d/2)), cosines first.
+
+    The raw value of the code takes the place that a position has in Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.5. Computed in float64, returned in float32.
+    """
+    half = width // 2
+    angles = np.arange(num_codes)[:, None] * 10000.0 ** (-np.arange(half) / half)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+
+
+class InputEmbedding(nn.Module):
+    """Embeds codes in [0, v).
+
+    Attributes:
+      num_codes: v.
+      width: d.
+      kind: `sinusoidal` has no parameters; `table` is learnt [v, d]; `mlp` is one dense layer of
+        the code scaled to [-1, 1], with bias ~ N(0, 0.5).
+      dtype: Type of the output.
+    """
+
+    num_codes: int
+    width: int
+    kind: EmbeddingKind = "sinusoidal"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, codes: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        match self.kind:
+            case "sinusoidal":
+                table = jnp.asarray(sinusoidal_table(self.num_codes, self.width), self.dtype)
+                return table[codes]
+            case "table":
+                return nn.Embed(self.num_codes, self.width, dtype=self.dtype, name="table")(codes)
+            case "mlp":
+                scaled = 2.0 * codes[..., None].astype(jnp.float32) / (self.num_codes - 1) - 1.0
+                return nn.Dense(
+                    self.width,
+                    dtype=self.dtype,
+                    bias_init=nn.initializers.normal(0.5),
+                    name="mlp",
+                )(scaled)
+            case _:
+                assert_never(self.kind)
+
+
+class OutputHead(nn.Module):
+    """logits = LayerNorm(x) W + b, in float32.
+
+    Attributes:
+      num_codes: v.
+      dtype: Type of the product; the logits come out in float32.
+    """
+
+    num_codes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        x = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm")(x)
+        return nn.Dense(self.num_codes, dtype=self.dtype, name="projection")(x).astype(jnp.float32)

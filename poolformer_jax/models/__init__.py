@@ -1,0 +1,1 @@
+"""The Poolformer: configuration, backbone of nested SkipBlocks, and the autoregressive model."""

@@ -1,0 +1,1 @@
+"""Pure functions of JAX arrays: recurrences, bounded square root, likelihood."""

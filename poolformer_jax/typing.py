@@ -1,0 +1,40 @@
+"""The table of dimension letters, array aliases and complex numbers as two planes.
+
+Shapes in annotations and docstrings use these letters everywhere:
+
+| letter | dimension                                              |
+|--------|--------------------------------------------------------|
+| b      | batch (clips)                                          |
+| t      | time (steps of the level in question)                  |
+| l      | time after a pool (coarse steps), t = l * f            |
+| f      | pooling factor                                         |
+| d      | model width                                            |
+| e      | recurrent width                                        |
+| c      | channels of a recurrence (e / 2 if complex, e if real) |
+| n      | gate blocks                                            |
+| g      | groups of a pool                                       |
+| v      | codes (size of the vocabulary)                         |
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from jax import Array
+from jaxtyping import Float
+
+Platform = Literal["cpu", "gpu", "tpu"]
+
+
+class Planes(NamedTuple):
+    """A complex array as two real arrays of the same shape and type.
+
+    TPUs have no complex arithmetic in kernels and no complex bfloat16; two planes keep both
+    possible, and keep the real part of a recurrence contiguous in memory.
+    """
+
+    real: Float[Array, "..."]
+    imag: Float[Array, "..."]
+
+
+RealOrPlanes = Float[Array, "..."] | Planes

@@ -1,0 +1,82 @@
+"""Metadata and dependencies of poolformer_jax; the tools' settings are in pyproject.toml.
+
+How to read the bounds: every LOWER bound was installed and tried together with the others on
+Python 3.11 (a scanned Linen stack with dropout, an optax step, Orbax preservation policies with
+a Grain iterator in the checkpoint, a TFDS builder on ArrayRecord, TensorBoard scalars). The UPPER
+bounds admit the newest releases that Python 3.12 and 3.13 could install, on which the same
+program was tried, and stop at the next one, which nobody has seen.
+"""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+_ROOT = pathlib.Path(__file__).parent
+_README = _ROOT / "README.md"
+_VERSION = re.search(
+    r'^__version__ = "([^"]+)"',
+    (_ROOT / "poolformer_jax" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+
+# jax and jaxlib come out together, and `jax[tpu]` pins the libtpu that matches jaxlib. On
+# Python 3.11 this resolves to jax 0.10.2, where most of the development happened.
+_JAX_BOUNDS = ">=0.7.1,<0.13"
+
+_DIGITS = ["espeakng-loader>=0.2.4,<0.3"]
+_REPORT = ["matplotlib>=3.9,<4"]
+
+setup(
+    name="poolformer_jax",
+    version=_VERSION,
+    description="Poolformer: raw-audio modelling with nested pooled SkipBlocks, in JAX and Flax",
+    long_description=_README.read_text(encoding="utf-8") if _README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The poolformer_jax Authors",
+    license="Apache-2.0",
+    packages=find_packages(include=["poolformer_jax*"]),
+    include_package_data=True,
+    python_requires=">=3.11",
+    install_requires=[
+        f"jax{_JAX_BOUNDS}",
+        "flax>=0.12,<0.13",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.11.25,<0.13",
+        "tensorflow-datasets>=4.9.9,<4.10",  # Used without TensorFlow, which it doesn't require.
+        "importlib_resources>=6.4,<8",  # TFDS imports it and doesn't declare it.
+        "grain>=0.2.12,<0.3",
+        "array_record>=0.8.1,<0.9",
+        "ml-collections>=1.0,<2",
+        "absl-py>=2.2,<3",
+        "jaxtyping>=0.3,<0.4",
+        "numpy>=2.0.2,<3",
+        "scipy>=1.14.1,<2",
+        "tensorboardX>=2.6.2.2,<3",
+    ],
+    extras_require={
+        "digits": _DIGITS,
+        "report": _REPORT,
+        "tpu": [f"jax[tpu]{_JAX_BOUNDS}"],
+        "test": [
+            "pytest>=8.3.2,<10",
+            "pytest-xdist>=3.6,<4",
+            "hypothesis>=6.120,<7",
+            "beartype>=0.20,<0.24",
+            *_DIGITS,
+            *_REPORT,
+        ],
+        "lint": [
+            "ruff>=0.17,<0.18",
+            "mypy>=2.4,<2.5",
+        ],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Sound/Audio :: Sound Synthesis",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

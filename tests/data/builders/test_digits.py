@@ -1,0 +1,78 @@
+import collections
+import hashlib
+import platform
+import sys
+
+import numpy as np
+import pytest
+
+from poolformer_jax.data.builders.digits import CLIP_SAMPLES, WORDS, DigitsConfig, plan
+from poolformer_jax.data.builders.prepare import SPLITS, open_split
+
+pytest.importorskip("espeakng_loader")
+
+PINNED_SHA256 = "576467fbc776889a6be8495fb71d102a69eb6406090df41d9524b7ff99f83ef0"
+
+
+def test_full_recipe_has_the_promised_clips():
+    clips = plan(DigitsConfig())
+    assert {split: len(clips[split]) for split in clips} == {
+        "train": 8_400,
+        "validation": 1_000,
+        "test": 1_000,
+    }
+    for split in SPLITS:
+        labels = collections.Counter(clip.label for clip in clips[split])
+        assert labels == dict.fromkeys(range(10), len(clips[split]) // 10)
+        assert len({clip.key for clip in clips[split]}) == len(clips[split])
+
+
+def test_no_voice_is_in_two_splits():
+    voices = [{clip.utterance.voice for clip in clips} for clips in plan(DigitsConfig()).values()]
+    assert [len(v) for v in voices] == [84, 10, 10]
+    assert len(set.union(*voices)) == 104
+
+
+def test_plan_depends_on_the_seed_alone():
+    assert plan(DigitsConfig(seed=1)) == plan(DigitsConfig(seed=1))
+    assert plan(DigitsConfig(seed=1))["test"] != plan(DigitsConfig(seed=2))["test"]
+
+
+def test_config_name_tells_recipes_apart():
+    configs = [DigitsConfig(), DigitsConfig(seed=1), DigitsConfig(takes=2)]
+    configs.append(DigitsConfig(voices=(1, 1, 1)))
+    assert len({config.name for config in configs}) == 4
+
+
+def test_built_examples_have_the_pinned_hash(tiny_config):
+    # A new hash means that the clips of the full data set changed as well: raise the version of
+    # `Digits`.
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        pytest.skip("another platform's mathematics library may round otherwise")
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for example in open_split(tiny_config, split):
+            digest.update(example["audio"].astype("<i2").tobytes() + example["speaker"])
+            digest.update(bytes([example["label"]]) + example["length"].to_bytes(4, "little"))
+    assert digest.hexdigest() == PINNED_SHA256
+
+
+def test_built_clips_are_as_planned(tiny_config):
+    speakers = []
+    for split, count in zip(SPLITS, (80, 20, 20), strict=True):
+        source = open_split(tiny_config, split)
+        assert len(source) == count
+        speakers.append({example["speaker"] for example in source})
+        for example in source:
+            audio, length = example["audio"], example["length"]
+            assert audio.dtype == np.int16 and audio.shape == (CLIP_SAMPLES,)
+            speech, padding = audio[:length], audio[length:]
+            assert not padding.any()
+            # Speech from the first sample to the last, as -60 dB of its peak counts for speech, at
+            # 16 bits rounded to 1 at least.
+            threshold = np.floor(1e-3 * np.abs(speech.astype(int)).max())
+            assert min(abs(int(speech[0])), abs(int(speech[-1]))) >= threshold
+            assert length > 0.1 * CLIP_SAMPLES
+            assert np.abs(speech.astype(int)).max() > 1_000
+            assert 0 <= example["label"] < len(WORDS)
+    assert len(set.union(*speakers)) == sum(map(len, speakers)) == 12

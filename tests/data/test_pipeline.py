@@ -1,0 +1,146 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from poolformer_jax.audio.codec import encode
+from poolformer_jax.data.builders.prepare import open_split
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.pipeline import eval_batches, train_batches
+
+CLIPS = 13
+CONFIG = DataConfig(seq_len=20)
+
+
+def clip(index):
+    """A clip whose length tells it from the others: 5 + index samples."""
+    audio = np.zeros(30, np.int16)
+    audio[: 5 + index] = np.random.default_rng(index).integers(-1000, 1000, 5 + index)
+    return {"audio": audio, "length": 5 + index, "label": 0, "speaker": b""}
+
+
+SOURCE = [clip(index) for index in range(CLIPS)]
+WIDE = DataConfig(seq_len=30)
+
+
+def take(count, *, config=WIDE, **arguments):
+    batches = train_batches(SOURCE, config, **{"start_example": 0, **arguments})
+    return list(itertools.islice(batches, count))
+
+
+def indices(batches):
+    return np.concatenate([batch["lengths"] for batch in batches]) - 5
+
+
+def assert_equal(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        np.testing.assert_array_equal(batch["tokens"], other["tokens"])
+        np.testing.assert_array_equal(batch["lengths"], other["lengths"])
+
+
+def test_clip_is_encoded_cut_and_padded_with_silence():
+    (batch,) = eval_batches(SOURCE, CONFIG, batch_size=CLIPS)
+    assert batch["tokens"].dtype == batch["lengths"].dtype == np.int32
+    for index, (tokens, length) in enumerate(zip(batch["tokens"], batch["lengths"], strict=True)):
+        assert length == min(5 + index, 20)
+        codes = encode(SOURCE[index]["audio"][: 5 + index], codec="mu_law", normalize=True)
+        np.testing.assert_array_equal(tokens[:length], codes[:20])
+        assert np.all(tokens[length:] == 128)
+
+
+def test_padding_does_not_depend_on_the_clip():
+    # Minimum and maximum far from symmetric: padding before scaling would move the zeros.
+    audio = np.zeros(30, np.int16)
+    audio[:4] = [100, 900, 500, 900]
+    source = [{"audio": audio, "length": 4, "label": 0, "speaker": b""}]
+    for codec in ("mu_law", "linear"):
+        config = DataConfig(seq_len=30, codec=codec)
+        (batch,) = eval_batches(source, config, batch_size=1)
+        assert np.all(batch["tokens"][0, 4:] == 128)
+        np.testing.assert_array_equal(batch["tokens"][0, [0, 2]], [0, batch["tokens"][0, 2]])
+        assert batch["tokens"][0, 1] == 255
+
+
+def test_every_epoch_covers_all_clips_in_another_order():
+    order = indices(take(3 * CLIPS, batch_size=1)).reshape(3, CLIPS)
+    np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(CLIPS), (3, 1)))
+    assert len({tuple(epoch) for epoch in order}) == 3
+
+
+def test_order_depends_on_the_seed():
+    one, other = (
+        indices(take(CLIPS, batch_size=1, config=DataConfig(seq_len=30, seed=seed)))
+        for seed in (0, 1)
+    )
+    assert tuple(one) != tuple(other)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 11])
+def test_resumed_batches_equal_uninterrupted_ones(steps):
+    # 11 steps of 4 are more than three epochs of 13.
+    whole = take(15, batch_size=4)
+    assert_equal(take(15 - steps, batch_size=4, start_example=4 * steps), whole[steps:])
+
+
+@pytest.mark.parametrize("start_example", [0, 12, 24])
+def test_two_processes_share_the_batches_of_one(start_example):
+    whole = take(9, batch_size=4, start_example=start_example)
+    parts = [
+        take(9, batch_size=2, start_example=start_example, process_index=p, process_count=2)
+        for p in range(2)
+    ]
+    for batch, *halves in zip(whole, *parts, strict=True):
+        for p, half in enumerate(halves):
+            np.testing.assert_array_equal(half["tokens"], batch["tokens"][p::2])
+            np.testing.assert_array_equal(half["lengths"], batch["lengths"][p::2])
+
+
+@pytest.mark.parametrize("process_count", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 13, 20])
+def test_eval_covers_the_split_exactly_once(batch_size, process_count):
+    parts = [
+        list(
+            eval_batches(
+                SOURCE, WIDE, batch_size=batch_size, process_index=p, process_count=process_count
+            )
+        )
+        for p in range(process_count)
+    ]
+    assert len({len(part) for part in parts}) == 1
+    for batch in itertools.chain(*parts):
+        assert batch["tokens"].shape == (batch_size, 30)
+    lengths = [batch["lengths"] for part in parts for batch in part]
+    lengths = np.concatenate(lengths)
+    assert sorted(lengths[lengths > 0] - 5) == list(range(CLIPS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 14}, "14 x 1 processes is larger than the split of 13 clips"),
+        ({"batch_size": 7, "process_count": 2}, "batch size of at most 6"),
+        ({"batch_size": 0}, "batch size must be at least 1, got 0"),
+        ({"batch_size": 1, "process_index": 2, "process_count": 2}, "process_index 2 is not in"),
+        ({"batch_size": 1, "start_example": -1}, "start_example must be at least 0, got -1"),
+    ],
+)
+def test_bad_sizes_are_refused_before_the_first_batch(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train_batches(SOURCE, WIDE, **{"start_example": 0, **arguments})
+
+
+def test_empty_split_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        train_batches([], WIDE, batch_size=1, start_example=0)
+    with pytest.raises(ValueError, match="empty"):
+        eval_batches([], WIDE, batch_size=1)
+
+
+def test_digits_flow_through_the_pipeline(tiny_config):
+    source = open_split(tiny_config, "train")
+    batch = next(train_batches(source, tiny_config, batch_size=8, start_example=0))
+    assert batch["tokens"].shape == (8, 16_000)
+    assert np.all((batch["tokens"] >= 0) & (batch["tokens"] < 256))
+    total = sum(b["lengths"].sum() for b in eval_batches(source, tiny_config, batch_size=32))
+    assert total == sum(example["length"] for example in source)

@@ -1,0 +1,185 @@
+"""The model in float64 NumPy, one plain loop over time: what the tests compare against.
+
+Written from the equations; shares no code with the package. `params` is the package's parameter
+tree, so that every option (groups, growing widths, norms, real recurrence, ...) can be checked.
+"""
+
+import numpy as np
+
+
+def forward(config, params, codes):
+    """Logits [b, t, v] of codes [b, t]."""
+    params = _float64(params)
+    start = np.full((codes.shape[0], 1), config.initial_code)
+    previous = np.concatenate([start, codes[:, :-1]], axis=1)
+    x = _embed(config, params.get("embedding", {}), previous)
+    x = _block(config, params["backbone"], x, 0)
+    x = _layer_norm(x, params["head"]["norm"])
+    return _dense(x, params["head"]["projection"])
+
+
+def bits(logits, codes, lengths):
+    """Mean cross entropy in bits over the samples before each length, one sample at a time."""
+    total, count = 0.0, 0
+    for row, targets, length in zip(logits, codes, lengths, strict=True):
+        for scores, target in zip(row[:length], targets[:length], strict=True):
+            total += np.logaddexp.reduce(scores) - scores[target]
+            count += 1
+    return total / count / np.log(2)
+
+
+def _embed(config, p, codes):
+    if config.embedding == "table":
+        return p["table"]["embedding"][codes]
+    if config.embedding == "mlp":
+        return _dense(2.0 * codes[..., None] / (config.num_codes - 1) - 1.0, p["mlp"])
+    half = config.width // 2
+    out = np.empty((*codes.shape, config.width))
+    for i in range(half):
+        frequency = 10000.0 ** (-i / half)
+        out[..., i] = np.cos(codes * frequency)
+        out[..., half + i] = np.sin(codes * frequency)
+    return out
+
+
+def _block(config, p, x, level):
+    layers = config.layers[level]
+    if level == len(config.pool_factors):
+        return _stack(config, p.get("stack", {}), x, layers)
+    block_input = x
+    if config.unet:
+        x = _stack(config, p.get("pre", {}), x, layers)
+    y = _down(x, p["down_pool"], config.pool_factors[level])
+    y = _block(config, p["inner"], y, level + 1)
+    u = _up(y, p["up_pool"], config.pool_factors[level])
+    if config.skip == "short":
+        return _stack(config, p.get("post", {}), x + u, layers)
+    return block_input + _stack(config, p.get("post", {}), u, layers)
+
+
+def _stack(config, p, x, num_layers):
+    for i in range(num_layers):
+        layer = _tree_index(p["layers"], i)
+        x = x + _mixer(config, layer["mixer"], x)
+        x = x + _mlp(config, layer["mlp"], x)
+    return x
+
+
+def _mixer(config, p, x):
+    z = _norm(config, x, p)
+    main = z
+    if config.temporal_convolution:
+        main = np.zeros_like(z)
+        kernel = p["temporal_convolution"]["kernel"]
+        for t in range(z.shape[1]):
+            for j in range(3):
+                if t - 2 + j >= 0:
+                    main[:, t] += z[:, t - 2 + j] @ kernel[j]
+        main = _layer_norm(main + p["temporal_convolution"]["bias"], p["temporal_norm"])
+    return _merge(config, _rg_lru(config, p["rg_lru"], main), z, p["merge"])
+
+
+def _rg_lru(config, p, z):
+    u = _dense(z, p["input_projection"])
+    gate_x = _sigmoid(_block_diagonal(u, p["input_gate"]))
+    gate_a = _sigmoid(_block_diagonal(u, p["recurrence_gate"]))
+    magnitude = np.exp(-config.decay_exponent * gate_a * np.logaddexp(0, p["decay"]))
+    channels = magnitude.shape[-1]
+    if config.complex_recurrence:
+        a = magnitude * np.exp(1j * gate_a * p["theta"])
+        u = u[..., :channels] + 1j * u[..., channels:]
+    else:
+        a = magnitude
+    drive = np.sqrt(1 - magnitude**2) * gate_x * u
+    h = np.zeros_like(drive[:, 0])
+    states = np.empty_like(drive)
+    for t in range(z.shape[1]):
+        h = a[:, t] * h + drive[:, t]
+        states[:, t] = h
+    if config.complex_recurrence:
+        states = np.concatenate([states.real, states.imag], axis=-1)
+    return _dense(states, p["output_projection"])
+
+
+def _mlp(config, p, x):
+    z = _norm(config, x, p)
+    return _merge(config, _dense(z, p["value"]), z, p["merge"])
+
+
+def _merge(config, main, z, p):
+    y = main * _gelu(_dense(z, p["gate"])) if config.gating else _gelu(main)
+    return _dense(y, p["projection"])
+
+
+def _down(x, p, factor):
+    kernel, bias = p["kernel"], p["bias"]
+    b, t, d = x.shape
+    features, groups = kernel.shape[2], d // kernel.shape[1]
+    per_in, per_out = d // groups, features // groups
+    y = np.zeros((b, t // factor, features)) + bias
+    for step in range(t // factor):
+        for o in range(features):
+            first = (o // per_out) * per_in
+            for j in range(factor):
+                window = x[:, step * factor + j, first : first + per_in]
+                y[:, step, o] += window @ kernel[j, :, o]
+    return y
+
+
+def _up(y, p, factor):
+    kernel, bias = p["kernel"], p["bias"]
+    b, length, width = y.shape
+    features, groups = kernel.shape[2], width // kernel.shape[1]
+    per_in, per_out = width // groups, features // groups
+    u = np.zeros((b, length * factor, features))
+    for t in range(factor - 1, length * factor):
+        step, r = divmod(t - (factor - 1), factor)
+        for o in range(features):
+            first = (o // per_out) * per_in
+            u[:, t, o] = y[:, step, first : first + per_in] @ kernel[r, :, o] + bias[o]
+    return u
+
+
+def _norm(config, x, p):
+    if config.norm == "none":
+        return x
+    if config.norm == "rms_norm":
+        mean_square = (x**2).mean(-1, keepdims=True)
+        return x / np.sqrt(mean_square + 1e-6) * p["norm"]["scale"]
+    return _layer_norm(x, p["norm"])
+
+
+def _layer_norm(x, p):
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred**2).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + 1e-6) * p["scale"] + p["bias"]
+
+
+def _dense(x, p):
+    return x @ p["kernel"] + p["bias"]
+
+
+def _block_diagonal(u, p):
+    parts = np.split(u, len(p["kernel"]), axis=-1)
+    blocks = zip(parts, p["kernel"], p["bias"], strict=True)
+    return np.concatenate([part @ kernel + bias for part, kernel, bias in blocks], axis=-1)
+
+
+def _gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def _sigmoid(x):
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def _float64(tree):
+    if isinstance(tree, dict):
+        return {name: _float64(value) for name, value in tree.items()}
+    return np.asarray(tree, np.float64)
+
+
+def _tree_index(tree, index):
+    if isinstance(tree, dict):
+        return {name: _tree_index(value, index) for name, value in tree.items()}
+    return tree[index]
