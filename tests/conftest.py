@@ -1,9 +1,37 @@
 """Checks shapes and types of every call into the package while the tests run."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("poolformer_jax", "beartype.beartype")
+
+
+def pytest_configure(config):
+    """Lets all processes of a session share what they compile: most of the tests' time."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        config.compilation_cache = tempfile.mkdtemp(prefix="poolformer_tests_")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compilation_cache
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "compilation_cache"):
+        shutil.rmtree(config.compilation_cache, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory):
+    """A configuration of 80 / 20 / 20 spoken digits, built once per session."""
+    pytest.importorskip("espeakng_loader")
+    from poolformer_jax.data.builders.prepare import open_split
+    from poolformer_jax.data.config import DataConfig
+
+    config = DataConfig(name="digits_tiny", data_dir=str(tmp_path_factory.mktemp("data")))
+    open_split(config, "train")
+    return config

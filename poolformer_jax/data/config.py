@@ -20,6 +20,8 @@ class DataConfig:
       codec: 8-bit codec, "mu_law" or "linear".
       normalize: Whether each clip's minimum and maximum are scaled to -1 and 1.
       seq_len: Tokens per example (samples at 16 kHz); longer clips are cut, shorter ones padded.
+      train_len: Tokens of a training example: the beginning of each clip, up to here. None is
+        seq_len. Evaluation always sees whole clips.
       data_dir: Where built data sets are kept; None is $XDG_CACHE_HOME/poolformer_jax or
         ~/.cache/poolformer_jax.
       seed: Order of the training examples.
@@ -34,6 +36,7 @@ class DataConfig:
     codec: CodecName = "mu_law"
     normalize: bool = True
     seq_len: int = 16_000
+    train_len: int | None = None
     data_dir: str | None = None
     seed: int = 0
     build_seed: int = 0
@@ -51,6 +54,13 @@ class DataConfig:
             raise ValueError(
                 f"seq_len must be a positive whole number of samples, got {self.seq_len!r}; "
                 "one second is 16000"
+            )
+        if self.train_len is not None and not (
+            _is_int(self.train_len) and 1 <= self.train_len <= self.seq_len
+        ):
+            raise ValueError(
+                f"train_len must be None or a whole number in 1 to seq_len {self.seq_len}, got "
+                f"{self.train_len!r}"
             )
         if self.data_dir is not None and not (isinstance(self.data_dir, str) and self.data_dir):
             raise ValueError(

@@ -59,7 +59,7 @@ def train_batches(
     order = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None)
     dataset = (
         order[start_example + process_index :: process_count]
-        .map(lambda example: _tokenize(example, config))
+        .map(lambda example: _tokenize(example, config, config.train_len or config.seq_len))
         .batch(batch_size, drop_remainder=True)
     )
     return iter(dataset.to_iter_dataset(_READ_OPTIONS))
@@ -94,7 +94,7 @@ def eval_batches(
     filler = {"audio": np.zeros(0, np.int16), "length": 0}
 
     def tokenize(index: int) -> Batch:
-        return _tokenize(source[index] if index < len(source) else filler, config)
+        return _tokenize(source[index] if index < len(source) else filler, config, config.seq_len)
 
     dataset = (
         grain.MapDataset.range(process_index, rows, process_count).map(tokenize).batch(batch_size)
@@ -102,12 +102,12 @@ def eval_batches(
     return iter(dataset.to_iter_dataset(_READ_OPTIONS))
 
 
-def _tokenize(example: Mapping[str, Any], config: DataConfig) -> Batch:
+def _tokenize(example: Mapping[str, Any], config: DataConfig, length: int) -> Batch:
     # The clip is encoded without its padding, and whole, so that its codes depend on neither the
-    # padding nor seq_len.
+    # padding nor the cut.
     pcm = example["audio"][: example["length"]]
-    codes = encode(pcm, codec=config.codec, normalize=config.normalize)[: config.seq_len]
-    tokens = np.full(config.seq_len, SILENCE_CODE, np.int32)
+    codes = encode(pcm, codec=config.codec, normalize=config.normalize)[:length]
+    tokens = np.full(length, SILENCE_CODE, np.int32)
     tokens[: len(codes)] = codes
     return {"tokens": tokens, "lengths": np.asarray(len(codes), np.int32)}
 

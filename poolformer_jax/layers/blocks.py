@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from poolformer_jax.layers.rg_lru import RGLRU, init_rg_lru_state
@@ -69,7 +70,7 @@ class LayerSpec:
     init_scale: float = 1.0
     scan: ScanImplementation = "associative"
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
 
 @struct.dataclass
@@ -107,6 +108,7 @@ class MixerBlock(nn.Module):
         z = normalize(spec.norm, spec.dtype, x)
         main, convolution = z, state.convolution
         if spec.temporal_convolution:
+            assert state.convolution is not None
             past = jnp.concatenate([state.convolution, z], axis=1)
             main = nn.Conv(
                 spec.width,
@@ -219,7 +221,7 @@ def init_stack_state(spec: LayerSpec, num_layers: int, batch: int) -> LayerState
 
 
 def normalize(
-    kind: NormKind, dtype: jnp.dtype, x: Float[Array, "b t d"], *, name: str = "norm"
+    kind: NormKind, dtype: DTypeLike, x: Float[Array, "b t d"], *, name: str = "norm"
 ) -> Float[Array, "b t d"]:
     """Applies a normalisation over d inside a compact method; statistics in float32."""
     match kind:

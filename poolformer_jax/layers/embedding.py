@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
@@ -38,7 +39,7 @@ class InputEmbedding(nn.Module):
     num_codes: int
     width: int
     kind: EmbeddingKind = "sinusoidal"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, codes: Int[Array, "b t"]) -> Float[Array, "b t d"]:
@@ -69,7 +70,7 @@ class OutputHead(nn.Module):
     """
 
     num_codes: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 
@@ -26,7 +27,7 @@ class BlockDiagonalLinear(nn.Module):
 
     features: int
     num_blocks: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead i"]) -> Float[Array, "*lead o"]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 
@@ -35,7 +36,7 @@ class DownPool(nn.Module):
     in_features: int
     features: int
     groups: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         shape = (self.factor, self.in_features // self.groups, self.features)
@@ -87,7 +88,7 @@ class UpPool(nn.Module):
     features: int
     groups: int
     init_scale: float = 1.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         shape = (self.factor, self.in_features // self.groups, self.features)
@@ -109,17 +110,17 @@ class UpPool(nn.Module):
           (u, the new `last`).
         """
         kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
-        b, l, i = y.shape
+        b, length, i = y.shape
         steps = jnp.concatenate([last[:, None].astype(y.dtype), y], axis=1)
         if self.groups == self.in_features == self.features:
             fine = steps[:, :, None] * kernel[:, 0]
         else:
-            grouped = steps.reshape(b, l + 1, self.groups, i // self.groups)
+            grouped = steps.reshape(b, length + 1, self.groups, i // self.groups)
             fine = jnp.einsum("blgi,figo->blfgo", grouped, _split_groups(kernel, self.groups))
-        fine = fine.reshape(b, (l + 1) * self.factor, self.features) + bias
+        fine = fine.reshape(b, (length + 1) * self.factor, self.features) + bias
         # Output 0 of `last` was delivered with the step that completed it.
-        u = fine[:, 1 : 1 + l * self.factor]
-        silent = ~started & (jnp.arange(l * self.factor) < self.factor - 1)
+        u = fine[:, 1 : 1 + length * self.factor]
+        silent = ~started & (jnp.arange(length * self.factor) < self.factor - 1)
         return jnp.where(silent[None, :, None], 0, u), y[:, -1]
 
     def step(

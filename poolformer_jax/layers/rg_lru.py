@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from poolformer_jax.layers.linear import BlockDiagonalLinear
 from poolformer_jax.ops.bounded_sqrt import bounded_sqrt
+from poolformer_jax.ops.phasor import phasor
 from poolformer_jax.ops.scan import ScanImplementation, linear_scan
 from poolformer_jax.typing import Planes, RealOrPlanes
 
@@ -60,7 +62,7 @@ class RGLRU(nn.Module):
     decay_exponent: float = 8.0
     max_phase: float = math.pi / 10
     scan: ScanImplementation = "associative"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -83,16 +85,13 @@ class RGLRU(nn.Module):
         magnitude = jnp.exp(log_a)
         if self.complex:
             theta = self.param("theta", nn.initializers.uniform(self.max_phase), (channels,))
-            phase = gate_a * theta
-            a = Planes(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase))
-            h, h_last = linear_scan(
-                a,
-                Planes(drive * u[..., :channels], drive * u[..., channels:]),
-                h0=h0,
-                implementation=self.scan,
-            )
+            direction = phasor(gate_a * theta)
+            a = Planes(magnitude * direction.real, magnitude * direction.imag)
+            x_planes = Planes(drive * u[..., :channels], drive * u[..., channels:])
+            h, h_last = linear_scan(a, x_planes, h0=h0, implementation=self.scan)
             features = jnp.concatenate([h.real, h.imag], axis=-1)
         else:
+            assert not isinstance(h0, Planes)
             features, h_last = linear_scan(magnitude, drive * u, h0=h0, implementation=self.scan)
         out = nn.Dense(x.shape[-1], dtype=self.dtype, name="output_projection")(features)
         return out, h_last

@@ -13,6 +13,8 @@ Source: Gallo Fernandez 2025, arXiv:2510.02206.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
@@ -62,15 +64,16 @@ class Centre(nn.Module):
         self.stack = LayerStack(layer_spec(self.config, level), num_layers)
 
     def __call__(
-        self, x: Float[Array, "b t d"], state: LayerState, time: Int[Array, ""]
-    ) -> tuple[Float[Array, "b t d"], LayerState]:
+        self, x: Float[Array, "b t d"], state: BackboneState, time: Int[Array, ""]
+    ) -> tuple[Float[Array, "b t d"], BackboneState]:
         """Runs all layers; `time` is not used."""
         del time
+        assert isinstance(state, LayerState)
         return self.stack(x, state)
 
     def step(
-        self, x: Float[Array, "b d"], state: LayerState, time: Int[Array, ""]
-    ) -> tuple[Float[Array, "b d"], LayerState]:
+        self, x: Float[Array, "b d"], state: BackboneState, time: Int[Array, ""]
+    ) -> tuple[Float[Array, "b d"], BackboneState]:
         """Runs all layers on one step."""
         y, state = self(x[:, None], state, time)
         return y[:, 0], state
@@ -92,16 +95,16 @@ class SkipBlock(nn.Module):
         spec = layer_spec(config, level)
         outer, inner = level_width(config, level), level_width(config, level + 1)
         groups = config.pool_groups or outer
-        pool = {"factor": config.pool_factors[level], "groups": groups, "dtype": spec.dtype}
+        factor = config.pool_factors[level]
         self.pre = LayerStack(spec, config.layers[level] if config.unet else 0)
-        self.down_pool = DownPool(in_features=outer, features=inner, **pool)
+        self.down_pool = DownPool(factor, outer, inner, groups, dtype=spec.dtype)
         self.inner = make_block(config, level + 1)
-        self.up_pool = UpPool(in_features=inner, features=outer, init_scale=spec.init_scale, **pool)
+        self.up_pool = UpPool(factor, inner, outer, groups, spec.init_scale, spec.dtype)
         self.post = LayerStack(spec, config.layers[level])
 
     def __call__(
-        self, x: Float[Array, "b t d"], state: SkipBlockState, time: Int[Array, ""]
-    ) -> tuple[Float[Array, "b t d"], SkipBlockState]:
+        self, x: Float[Array, "b t d"], state: BackboneState, time: Int[Array, ""]
+    ) -> tuple[Float[Array, "b t d"], BackboneState]:
         """Runs a chunk of whole windows.
 
         Args:
@@ -112,17 +115,18 @@ class SkipBlock(nn.Module):
         Returns:
           (output, state after time + t steps).
         """
+        assert isinstance(state, SkipBlockState)
         factor = self.config.pool_factors[self.level]
         block_input = x
         x, pre = self.pre(x, state.pre)
         y, inner = self.inner(self.down_pool(x), state.inner, time // factor)
         u, last = self.up_pool(y, state.last, time >= factor)
         x, post = self._merge(block_input, x, u, state.post)
-        return x, state.replace(pre=pre, inner=inner, last=last, post=post)
+        return x, dataclasses.replace(state, pre=pre, inner=inner, last=last, post=post)
 
     def step(
-        self, x: Float[Array, "b d"], state: SkipBlockState, time: Int[Array, ""]
-    ) -> tuple[Float[Array, "b d"], SkipBlockState]:
+        self, x: Float[Array, "b d"], state: BackboneState, time: Int[Array, ""]
+    ) -> tuple[Float[Array, "b d"], BackboneState]:
         """Runs one step; the inner block runs if this step completes a window.
 
         Args:
@@ -133,6 +137,7 @@ class SkipBlock(nn.Module):
         Returns:
           (output, state after time + 1 steps).
         """
+        assert isinstance(state, SkipBlockState)
         factor = self.config.pool_factors[self.level]
         phase = time % factor
         block_input = x[:, None]
@@ -149,8 +154,7 @@ class SkipBlock(nn.Module):
         last, inner = nn.cond(phase == factor - 1, run_inner, keep, self.inner)
         u = self.up_pool.step(last, phase, time >= factor - 1)
         x, post = self._merge(block_input, x, u[:, None], state.post)
-        state = SkipBlockState(pre=pre, partial=partial, inner=inner, last=last, post=post)
-        return x[:, 0], state
+        return x[:, 0], SkipBlockState(pre=pre, partial=partial, inner=inner, last=last, post=post)
 
     def _merge(self, block_input, x, u, post_state):
         """Adds the up-pooled signal and runs the layers after the pool."""

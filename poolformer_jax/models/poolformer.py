@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -85,7 +87,8 @@ class Poolformer(nn.Module):
         """
         x = self.embedding(state.previous[:, None])[:, 0]
         x, backbone = self.backbone.step(x, state.backbone, state.time)
-        return self.head(x[:, None])[:, 0], state.replace(backbone=backbone, time=state.time + 1)
+        state = dataclasses.replace(state, time=state.time + 1, backbone=backbone)
+        return self.head(x[:, None])[:, 0], state
 
     def step(
         self, codes: Int[Array, " b"], state: PoolformerState
@@ -110,7 +113,7 @@ def init_state(config: PoolformerConfig, batch: int) -> PoolformerState:
 
 def observe(state: PoolformerState, codes: Int[Array, " b"]) -> PoolformerState:
     """Completes the state that `predict` returned with the sample that was drawn or given."""
-    return state.replace(previous=codes.astype(jnp.int32))
+    return dataclasses.replace(state, previous=codes.astype(jnp.int32))
 
 
 def init_params(config: PoolformerConfig, key: Array) -> dict:

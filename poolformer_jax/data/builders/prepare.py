@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -16,10 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging
 
 from poolformer_jax.data.builders.digits import TINY, Digits, DigitsConfig
 from poolformer_jax.data.config import DataConfig
+
+_LOG = logging.getLogger(__name__)
 
 Source = Sequence[Mapping[str, Any]]
 """Random access to decoded examples: `audio` int16 [t], `length` int, `label` int, `speaker`."""
@@ -93,7 +95,7 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            logging.info("Waiting for another process that builds %s", folder)
+            _LOG.info("Waiting for another process that builds %s", folder)
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield  # Closing the file releases the lock, as does the death of the process.
 
@@ -105,12 +107,12 @@ def _build_if_needed(data_dir: pathlib.Path, recipe: DigitsConfig, folder: pathl
     # TFDS writes to incomplete.XXXXXX_VERSION and renames it at the end. Nobody else is building.
     leftovers = list(folder.parent.glob(f"incomplete.*_{folder.name}"))
     for leftover in leftovers:
-        logging.warning("Removing %s: its build was interrupted", leftover)
+        _LOG.warning("Removing %s: its build was interrupted", leftover)
         shutil.rmtree(leftover)
     if folder.exists():
-        logging.warning("The data set in %s is damaged and is built again: %s", folder, fault)
+        _LOG.warning("The data set in %s is damaged and is built again: %s", folder, fault)
         shutil.rmtree(folder)
-    logging.info("Building %s (once; about half a minute for all digits)", folder)
+    _LOG.info("Building %s (once; about half a minute for all digits)", folder)
     start = time.monotonic()
     # The bars and messages of TFDS talk of a download; there is none.
     tfds.disable_progress_bar()
@@ -118,7 +120,7 @@ def _build_if_needed(data_dir: pathlib.Path, recipe: DigitsConfig, folder: pathl
         builder = Digits(data_dir=data_dir, config=recipe)
         builder.download_and_prepare(file_format="array_record")
     _write_manifest(folder)
-    logging.info("Built %s in %.0f s", folder, time.monotonic() - start)
+    _LOG.info("Built %s in %.0f s", folder, time.monotonic() - start)
 
 
 def _write_manifest(folder: pathlib.Path) -> None:

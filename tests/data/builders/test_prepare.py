@@ -120,7 +120,7 @@ def test_two_processes_build_once(tmp_path):
     code = f"""
 import time
 import numpy as np
-from absl import logging
+import logging
 from poolformer_jax.data.builders import espeak
 from poolformer_jax.data.builders.prepare import open_split
 from poolformer_jax.data.config import DataConfig
@@ -131,7 +131,7 @@ def tone(utterances, *, max_samples):
         yield np.full(4_000, 1_000, np.int16)
 
 espeak.synthesize = tone
-logging.set_verbosity("info")
+logging.basicConfig(level=logging.INFO)
 open_split(DataConfig(name="digits_tiny", data_dir={str(tmp_path)!r}), "train")
 """
     command = [sys.executable, "-c", code]

@@ -1,0 +1,1 @@
+"""Configurations of published and small runs."""

@@ -1,0 +1,30 @@
+"""A small Poolformer on synthetic spoken digits, for a laptop.
+
+python -m launch.train --config=configs/digits.py --workdir=runs/digits
+"""
+
+from launch.experiment import default_config
+
+
+def get_config():
+    config = default_config()
+
+    config.model.width = 32
+    config.model.recurrent_width = 64
+    config.model.num_gate_blocks = 8
+    config.model.pool_factors = (4, 4, 10)
+    config.model.layers = (1, 1, 2, 2)
+    config.model.platform = "cpu"
+
+    config.data.name = "digits"
+
+    config.train.num_steps = 200
+    config.train.batch_size = 8
+    config.train.learning_rate = 4e-3
+    config.train.warmup_steps = 20
+    config.train.ema_decay = 0.95
+    config.train.log_every = 10
+    config.train.eval_every = 100
+    config.train.checkpoint_every = 50
+    config.train.eval_batch_size = 20
+    return config

@@ -1,0 +1,81 @@
+"""Command lines of the binaries: mistakes of the user end in one clear line, not a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Parses the flags and runs main(argv); the project's own messages go to stdout."""
+    # Through absl come dozens of lines for each checkpoint, and a warning if it has no metric.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Format())
+    project = logging.getLogger("poolformer_jax")
+    project.addHandler(handler)
+    project.setLevel(logging.INFO)
+    project.propagate = False
+    app.run(main, flags_parser=_parse)
+
+
+class _Format(logging.Formatter):
+    """The message alone; warnings and errors say what they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return level + super().format(record)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with the message of an error that names the user's mistake.
+
+    For the checks before anything expensive starts, whose errors are written for the user; later
+    errors keep their traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+    _check_config_file(argv)
+    try:
+        remaining = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        sys.exit(f"error: {error}")
+    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+        # What ml_collections raises for misspelt keys, values of the wrong type, and broken
+        # configuration files; the text of a KeyError comes quoted.
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        sys.exit(f"error: in --config: {message}")
+    if len(remaining) > 1:
+        sys.exit(f"error: unknown arguments {remaining[1:]}; flags start with --")
+    return remaining
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    for before, argument in itertools.pairwise(argv):
+        name, separator, value = argument.partition("=")
+        if name in ("--config", "-config") and separator:
+            path = value
+        elif before in ("--config", "-config"):
+            path = argument
+        else:
+            continue
+        path = path.partition(":")[0]  # The rest is an argument to get_config.
+        if not pathlib.Path(path).is_file():
+            known = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[!_]*.py")))
+            sys.exit(
+                f"error: --config={path} is not a file; known here: {known or 'none, run this '}"
+                f"{'' if known else 'in the folder that holds configs/'}"
+            )

@@ -1,0 +1,1 @@
+"""Drawing sequences from a model, one sample at a time."""

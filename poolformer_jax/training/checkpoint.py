@@ -1,0 +1,159 @@
+"""Checkpoints: everything a run needs to go on, and the average alone for evaluation.
+
+A checkpoint of step N is the folder N, written in the background and renamed when complete, so a
+run that is killed while saving goes on from the one before. The latest two are kept, and the best
+by validation bits per sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from poolformer_jax.training.train_state import TrainState
+
+_METRIC = "bits_per_sample"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands, beside its arrays.
+
+    Attributes:
+      examples_seen: Clips consumed by all processes together: the position in the data, whatever
+        the number of processes.
+      validation_bits: Bits per sample of the validation split at this very step, None if it was
+        not evaluated.
+    """
+
+    examples_seen: int
+    validation_bits: float | None
+
+
+class Checkpointer:
+    """Saves and restores checkpoints in a folder.
+
+    Args:
+      directory: Made if missing.
+    """
+
+    def __init__(self, directory: pathlib.Path):
+        policies = [
+            checkpoint_managers.LatestN(2),
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics[_METRIC],
+                reverse=True,  # Best is smallest.
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+        standard = ocp.StandardCheckpointHandler
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            item_handlers={
+                "params": standard(),
+                "ema_params": standard(),
+                "optimizer": standard(),
+                "progress": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                # Without it metrics are not written, and a restarted run forgets which was best.
+                best_fn=lambda metrics: metrics[_METRIC],
+                best_mode="min",
+            ),
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the fewest validation bits, None if none was evaluated."""
+        bits = {step: self._validation_bits(step) for step in self._manager.all_steps()}
+        evaluated = {step: value for step, value in bits.items() if value is not None}
+        return min(evaluated, key=evaluated.__getitem__) if evaluated else None
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Starts saving; returns when the arrays are copied, before they are on disk."""
+        bits = progress.validation_bits
+        finite = bits is not None and math.isfinite(bits)
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                ema_params=ocp.args.StandardSave(state.ema_params),
+                optimizer=ocp.args.StandardSave(_optimizer_part(state)),
+                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+            ),
+            metrics={_METRIC: bits} if finite else None,
+            force=True,
+        )
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, Progress]:
+        """Restores the latest checkpoint into the given shapes, types and shardings.
+
+        Raises:
+          FileNotFoundError: If there is no checkpoint.
+        """
+        step = self._require(self.latest_step)
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                ema_params=ocp.args.StandardRestore(abstract.ema_params),
+                optimizer=ocp.args.StandardRestore(_optimizer_part(abstract)),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        state = TrainState(params=items.params, ema_params=items.ema_params, **items.optimizer)
+        return state, Progress(**items.progress)
+
+    def restore_ema_params(self, abstract_params: Any, *, step: int | None) -> Any:
+        """Restores the averaged parameters alone.
+
+        Args:
+          abstract_params: Shapes, types and shardings.
+          step: Of the checkpoint; see `latest_step` and `best_step`.
+
+        Raises:
+          FileNotFoundError: If there is no such checkpoint.
+        """
+        args = ocp.args.Composite(ema_params=ocp.args.StandardRestore(abstract_params))
+        return self._manager.restore(self._require(step), args=args).ema_params
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then frees threads."""
+        self._manager.close()
+
+    def _validation_bits(self, step: int) -> float | None:
+        metrics = self._manager.metrics(step)
+        return None if metrics is None else metrics[_METRIC]
+
+    def _require(self, step: int | None) -> int:
+        if step is None or step not in self._manager.all_steps():
+            raise FileNotFoundError(
+                f"no checkpoint {'' if step is None else f'of step {step} '}in "
+                f"{self._manager.directory}; complete ones: {list(self._manager.all_steps())}"
+            )
+        return step
+
+
+def _optimizer_part(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "opt_state": state.opt_state,
+        "skipped_steps": state.skipped_steps,
+        "consecutive_skips": state.consecutive_skips,
+    }

@@ -1,0 +1,87 @@
+"""How to train: validated on construction."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from poolformer_jax.models.config import check_at_least, check_types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Recipe of a run; the defaults are the published SC09 recipe.
+
+    Attributes:
+      seed: Of the parameters and of dropout.
+      num_steps: Steps of the whole run; raise it to train a finished run on.
+      batch_size: Clips per step, over all devices and accumulation steps.
+      grad_accum_steps: Parts that a batch is computed in, one after the other; the same gradient
+        with less memory.
+      learning_rate: After the warm-up, constant.
+      warmup_steps: Steps of linear warm-up.
+      beta1: AdamW's decay of the first moment.
+      beta2: AdamW's decay of the second moment.
+      weight_decay: AdamW's, on all parameters.
+      clip_norm: Global norm that gradients are scaled down to.
+      skip_norm: Gradient norm from which (or if the norm or loss is not finite) an update is
+        skipped.
+      max_consecutive_skips: Skipped steps in a row after which the run stops.
+      ema_decay: Of the averaged parameters, which evaluation and sampling use.
+      log_every: Steps between progress lines.
+      eval_every: Steps between evaluations of the whole validation split.
+      eval_batch_size: Clips per evaluation step, over all devices.
+      checkpoint_every: Steps between checkpoints; one follows every evaluation as well.
+
+    Raises:
+      ValueError: On construction, for a value that cannot work.
+
+    Source: Gallo Fernandez 2025, arXiv:2510.02206.
+    """
+
+    seed: int = 0
+    num_steps: int = 486_500
+    batch_size: int = 32
+    grad_accum_steps: int = 1
+    learning_rate: float = 2e-3
+    warmup_steps: int = 1000
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 1e-4
+    clip_norm: float = 200.0
+    skip_norm: float = 1000.0
+    max_consecutive_skips: int = 50
+    ema_decay: float = 0.999
+    log_every: int = 50
+    eval_every: int = 973
+    eval_batch_size: int = 32
+    checkpoint_every: int = 973
+
+    def __post_init__(self):
+        check_types(self)
+        for name in (
+            "num_steps",
+            "batch_size",
+            "grad_accum_steps",
+            "max_consecutive_skips",
+            "log_every",
+            "eval_every",
+            "eval_batch_size",
+            "checkpoint_every",
+        ):
+            check_at_least(self, name, 1)
+        check_at_least(self, "warmup_steps", 0)
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed {self.seed} must be in 0 to 2^31 - 1")
+        for name in ("learning_rate", "clip_norm", "skip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} {getattr(self, name)} must be positive")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay {self.weight_decay} must not be negative")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be in [0, 1)")
+        if self.batch_size % self.grad_accum_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of grad_accum_steps "
+                f"{self.grad_accum_steps}; a batch is computed in that many equal parts"
+            )

@@ -1,0 +1,95 @@
+"""Metrics of a run: metrics.jsonl (every step), TensorBoard, and the progress line."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Writes to <workdir>/metrics.jsonl and <workdir>/tensorboard.
+
+    A run that resumes from a checkpoint computes the steps after it again; what an interrupted run
+    had written of them is removed first, so every step is there once.
+
+    Args:
+      workdir: An existing folder.
+      start_step: Step that the run starts or resumes from.
+      enabled: False on all processes but the first, where writing does nothing.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, start_step: int, enabled: bool = True):
+        self._file = self._tensorboard = None
+        if not enabled:
+            return
+        path = workdir / "metrics.jsonl"
+        _drop_records_after(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
+        )
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any], *, plot: bool = True) -> None:
+        """Writes one record.
+
+        Args:
+          kind: "train" or "validation".
+          step: Steps so far.
+          values: Numbers.
+          plot: Whether the values go to TensorBoard too.
+        """
+        if self._file is None or self._tensorboard is None:
+            return
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        if plot:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Hands everything written to the operating system."""
+        if self._file is not None and self._tensorboard is not None:
+            self._file.flush()
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._file is not None and self._tensorboard is not None:
+            self._file.close()
+            self._tensorboard.close()
+
+
+def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str:
+    """One line that a person reads: loss, gradient norm, rate, skips, speed, time left."""
+    seconds_left = (num_steps - step) * values["seconds_per_step"]
+    left = datetime.timedelta(seconds=round(seconds_left))
+    return (
+        f"step {step:>{len(str(num_steps))}}/{num_steps}"
+        f" | {values['bits_per_sample']:.4f} bits"
+        f" | gradient {values['grad_norm']:.3g}"
+        f" | lr {values['learning_rate']:.2e}"
+        f" | skipped {int(values['skipped_steps'])}"
+        f" | {values['clips_per_second']:.1f} clips/s"
+        f" | {values['samples_per_second']:,.0f} samples/s"
+        f" | {left} left"
+    )
+
+
+def _drop_records_after(path: pathlib.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # The last line of a run that was killed while writing.
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

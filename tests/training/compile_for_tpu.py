@@ -1,0 +1,83 @@
+"""Compiles the digits training step for v5e:2x2 without a TPU; prints what it takes as JSON.
+
+Run in a process of its own: libtpu reads its environment when jax is imported.
+"""
+
+import os
+
+os.environ |= {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "JAX_PLATFORMS": "cpu",
+}
+
+import functools
+import json
+import re
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from configs.digits import get_config
+from launch.experiment import make_experiment
+from poolformer_jax.training import sharding
+from poolformer_jax.training.train_state import init_train_state
+from poolformer_jax.training.train_step import make_train_step
+
+BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
+
+
+def main():
+    config = get_config()
+    config.model.platform = "tpu"
+    experiment = make_experiment(config.to_dict())
+    model, train = experiment.model, experiment.train
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    mesh = sharding.make_mesh(topology.devices)
+    state = sharding.abstract_state(mesh, functools.partial(init_train_state, model, train))
+    rows = sharding.batch_sharding(mesh)
+    length = experiment.data.train_len or experiment.data.seq_len
+    batch = {
+        "tokens": jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows),
+        "lengths": jax.ShapeDtypeStruct((train.batch_size,), jnp.int32, sharding=rows),
+    }
+    step = sharding.jit_train_step(make_train_step(model, train), mesh, state)
+    start = time.monotonic()
+    compiled = step.lower(state, batch).compile()
+    memory = compiled.memory_analysis()
+    result = {
+        "seconds": time.monotonic() - start,
+        "devices": mesh.size,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "parameter_bytes": 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        **all_reduces(compiled.as_text()),
+    }
+    json.dump(result, sys.stdout)
+
+
+def all_reduces(hlo: str) -> dict[str, int]:
+    """Bytes of all all-reduce results, and how many there are inside of loops."""
+    total = inside = 0
+    computation = ""
+    for line in hlo.splitlines():
+        if line.startswith(("%", "ENTRY")):
+            computation = line.split(" ")[0]
+        match = re.match(r"\s+(?:ROOT )?%\S+ = (.*?) all-reduce(?:-start)?\(", line)
+        if match:
+            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", match.group(1)):
+                size = BYTES[dtype]
+                for dim in dims.split(","):
+                    size *= int(dim or 1)
+                total += size
+            inside += computation != "ENTRY"
+    return {"all_reduce_bytes": total, "all_reduces_in_loops": inside}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+import dataclasses
+import functools
+import json
+import os
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from poolformer_jax.training import sharding
+from poolformer_jax.training.checkpoint import Checkpointer
+from poolformer_jax.training.loop import TrainingDivergedError, train
+from poolformer_jax.training.metric_writer import MetricWriter, progress_line
+from poolformer_jax.training.train_state import init_train_state
+from tests.training.tiny import MODEL, TRAIN, make_batch
+
+DROPOUT = dataclasses.replace(MODEL, dropout=0.3)
+
+
+def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None):
+    """Trains; `on_batch(first example)` and `on_eval(evaluations so far)` may interfere."""
+    evaluations = []
+
+    def batches(start_example):
+        for first in range(start_example, 10**6, TRAIN.batch_size):
+            if on_batch is not None:
+                on_batch(first)
+            yield make_batch(first)
+
+    def evaluate(params, should_stop):
+        evaluations.append(float(np.asarray(params["head"]["norm"]["scale"]).sum()))
+        if on_eval is not None:
+            on_eval(len(evaluations))
+        if should_stop():
+            return None
+        return {"bits_per_sample": bits or 4.0 - 0.1 * len(evaluations), "num_samples": 1}
+
+    outcome = train(
+        model_config=DROPOUT,
+        train_config=train_config,
+        mesh=sharding.make_mesh(jax.devices()[:1]),
+        batches=batches,
+        evaluate=evaluate,
+        workdir=workdir,
+    )
+    return outcome, evaluations
+
+
+def records(workdir, kind="train"):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    timing = ("seconds_per_step", "clips_per_second", "samples_per_second")
+    return [
+        {name: value for name, value in row.items() if name not in timing}
+        for row in rows
+        if row["kind"] == kind
+    ]
+
+
+def final_arrays(workdir):
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    init = functools.partial(init_train_state, DROPOUT, TRAIN)
+    checkpointer = Checkpointer(workdir / "checkpoints")
+    state, progress = checkpointer.restore(sharding.abstract_state(mesh, init))
+    checkpointer.close()
+    return (int(state.step), progress), [np.asarray(x) for x in jax.tree.leaves(state)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    outcome, evaluations = run(workdir)
+    return workdir, outcome, evaluations
+
+
+def test_run_evaluates_saves_and_writes(whole):
+    workdir, outcome, evaluations = whole
+    assert (outcome.step, outcome.finished) == (6, True)
+    assert [r["step"] for r in records(workdir)] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in records(workdir, "validation")] == [0, 3, 6]
+    assert len(set(evaluations)) == 3  # The average moves.
+    steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert steps == [4, 6]  # The latest two; the best is the last.
+    assert list((workdir / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 5])
+def test_resumed_run_is_the_uninterrupted_run(whole, tmp_path, stop_at):
+    def on_batch(first):
+        if first == 8 * (stop_at - 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome, _ = run(tmp_path, on_batch=on_batch)
+    assert (outcome.step, outcome.finished) == (stop_at, False)
+    outcome, _ = run(tmp_path)
+    assert outcome.finished
+    assert records(tmp_path) == records(whole[0])
+    position, arrays = final_arrays(tmp_path)
+    expected_position, expected = final_arrays(whole[0])
+    assert position[0] == expected_position[0] == 6
+    assert position[1].examples_seen == expected_position[1].examples_seen
+    for a, b in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(a, b)  # Bit for bit.
+
+
+def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path):
+    def on_eval(count):
+        if count == 2:  # At step 3.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome, _ = run(tmp_path, on_eval=on_eval)
+    assert (outcome.step, outcome.finished) == (3, False)
+    assert [r["step"] for r in records(tmp_path, "validation")] == [0]
+    run(tmp_path)
+    assert [r["step"] for r in records(tmp_path, "validation")] == [0, 3, 6]
+
+
+def test_finished_run_has_nothing_to_do(whole, caplog):
+    before = records(whole[0]), records(whole[0], "validation")
+    with caplog.at_level("INFO"):
+        outcome, evaluations = run(whole[0])
+    assert outcome.finished and not evaluations
+    assert "raise train.num_steps" in caplog.text
+    assert (records(whole[0]), records(whole[0], "validation")) == before
+
+
+def test_finished_run_can_be_extended(tmp_path):
+    run(tmp_path, train_config=dataclasses.replace(TRAIN, num_steps=3))
+    outcome, _ = run(tmp_path)
+    assert outcome.step == 6
+    assert [r["step"] for r in records(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_records_after_the_checkpoint_are_replaced(tmp_path):
+    writer = MetricWriter(tmp_path, start_step=0)
+    for step in (1, 2, 3):
+        writer.write("train", step, {"bits_per_sample": float(step)})
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "ste')  # Killed while writing.
+    MetricWriter(tmp_path, start_step=2).close()
+    assert [r["step"] for r in records(tmp_path)] == [1, 2]
+
+
+def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
+    run(tmp_path, train_config=dataclasses.replace(TRAIN, num_steps=3))
+    _, good = final_arrays(tmp_path)
+    # Any norm is too large: every update is skipped.
+    diverging = dataclasses.replace(
+        TRAIN, num_steps=50, skip_norm=1e-9, max_consecutive_skips=4, checkpoint_every=100
+    )
+    with pytest.raises(TrainingDivergedError, match=r"last 4 steps up to step 7 .* of step 6 in"):
+        run(tmp_path, train_config=diverging)
+    (step, _), arrays = final_arrays(tmp_path)
+    assert step == 6  # The evaluation of step 6; nothing had been learnt since step 3.
+    same = [np.array_equal(a, b) for a, b in zip(arrays, good, strict=True)]
+    assert sum(not equal for equal in same) == 3  # step, skipped_steps, consecutive_skips
+
+
+def test_progress_line_reads_well():
+    values = {
+        "bits_per_sample": 3.41218,
+        "grad_norm": 1.2345,
+        "learning_rate": 2e-3,
+        "skipped_steps": 1,
+        "seconds_per_step": 0.5,
+        "clips_per_second": 16.0,
+        "samples_per_second": 256000.0,
+    }
+    line = progress_line(120, 600, values)
+    assert line == (
+        "step 120/600 | 3.4122 bits | gradient 1.23 | lr 2.00e-03 | skipped 1 | 16.0 clips/s | "
+        "256,000 samples/s | 0:04:00 left"
+    )
+    assert re.match(r"step   2/600 ", progress_line(2, 600, values))

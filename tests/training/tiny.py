@@ -1,0 +1,50 @@
+"""A model and batches small enough for every test."""
+
+import functools
+
+import jax
+import numpy as np
+
+from poolformer_jax.models.config import PoolformerConfig
+from poolformer_jax.training.config import TrainConfig
+from poolformer_jax.training.train_state import init_train_state
+
+MODEL = PoolformerConfig(
+    num_codes=16,
+    initial_code=8,
+    width=8,
+    recurrent_width=16,
+    num_gate_blocks=4,
+    pool_factors=(2,),
+    layers=(0, 1),  # One layer: what is tested is the training around it.
+    platform="cpu",
+)
+TRAIN = TrainConfig(
+    num_steps=6,
+    batch_size=8,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    ema_decay=0.9,
+    log_every=2,
+    eval_every=3,
+    eval_batch_size=8,
+    checkpoint_every=2,
+)
+LENGTH = 12
+
+
+def make_batch(index, batch_size=8):
+    """Clips that rise by a fixed step, so that there is something to learn."""
+    rng = np.random.default_rng(index)
+    start, slope = rng.integers(0, 16, (2, batch_size, 1))
+    tokens = (start + slope * np.arange(LENGTH)) % 16
+    return {
+        "tokens": tokens.astype(np.int32),
+        "lengths": rng.integers(LENGTH // 2, LENGTH + 1, batch_size).astype(np.int32),
+    }
+
+
+@functools.cache
+def start_state():
+    """The state before the first step."""
+    return jax.jit(functools.partial(init_train_state, MODEL, TRAIN))()
