@@ -71,7 +71,10 @@ def make_experiment(config: Mapping[str, Any]) -> Experiment:
         raise ValueError(f"unknown section {sorted(unknown)}; known: {sorted(_SECTIONS)}")
     parts: dict[str, Any] = {}
     for name, section in _SECTIONS.items():
-        values = dict(config.get(name, {}))
+        values = {
+            key: tuple(value) if isinstance(value, list) else value  # JSON knows no tuples.
+            for key, value in config.get(name, {}).items()
+        }
         known = {field.name for field in dataclasses.fields(section)}
         if not known >= set(values):
             raise ValueError(

@@ -13,7 +13,8 @@ def forward(config, params, codes):
     start = np.full((codes.shape[0], 1), config.initial_code)
     previous = np.concatenate([start, codes[:, :-1]], axis=1)
     x = _embed(config, params.get("embedding", {}), previous)
-    x = _block(config, params["backbone"], x, 0)
+    # A block without layers has no parameters.
+    x = _block(config, params.get("backbone", {}), x, 0)
     x = _layer_norm(x, params["head"]["norm"])
     return _dense(x, params["head"]["projection"])
 
@@ -50,7 +51,7 @@ def _block(config, p, x, level):
     if config.unet:
         x = _stack(config, p.get("pre", {}), x, layers)
     y = _down(x, p["down_pool"], config.pool_factors[level])
-    y = _block(config, p["inner"], y, level + 1)
+    y = _block(config, p.get("inner", {}), y, level + 1)
     u = _up(y, p["up_pool"], config.pool_factors[level])
     if config.skip == "short":
         return _stack(config, p.get("post", {}), x + u, layers)

@@ -1,4 +1,4 @@
-"""Cosine and sine of a small phase at the price of one exponential."""
+"""Cosine and sine of a small phase, at about the price of two exponentials."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ import pytest
 
 from poolformer_jax.layers.embedding import InputEmbedding, OutputHead
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CODES = np.array([[0, 1, 128, 255]])
 
 

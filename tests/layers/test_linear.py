@@ -5,6 +5,8 @@ import pytest
 
 from poolformer_jax.layers.linear import BlockDiagonalLinear
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize(("num_blocks", "inputs", "features"), [(1, 6, 4), (3, 6, 9), (6, 6, 6)])
 def test_equals_separate_blocks(num_blocks, inputs, features):

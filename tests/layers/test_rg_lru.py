@@ -7,6 +7,8 @@ import scipy.stats
 from poolformer_jax.layers.rg_lru import RGLRU, init_decay, init_rg_lru_state
 from poolformer_jax.typing import Planes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BATCH, STEPS, WIDTH, RECURRENT, BLOCKS = 2, 9, 4, 8, 2
 
 
@@ -21,9 +23,9 @@ def random_layer(complex, **options):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH, STEPS, WIDTH))
     state = init_rg_lru_state(BATCH, RECURRENT, complex)
-    params = layer.init(jax.random.key(0), jnp.float32(x), state)["params"]
-    # Biases of projections start at zero; anything may be learnt.
-    params = jax.tree.map(lambda p: p + jnp.float32(rng.normal(size=p.shape)) * 0.3, params)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), jnp.float32(x), state)["params"]
+    params = jax.tree.map(lambda p: jnp.float32(0.5 * rng.normal(size=p.shape)), shapes)
+    params["decay"] -= 2.0  # Around the initial radii.
     return layer, params, x, state
 
 
@@ -68,7 +70,7 @@ def test_equals_numpy_loop(complex):
 
 def test_decay_exponent_is_used():
     layer, params, x, state = random_layer(True, decay_exponent=2.0)
-    out, _ = layer.apply({"params": params}, jnp.float32(x), state)
+    out, _ = jax.jit(layer.apply)({"params": params}, jnp.float32(x), state)
     np.testing.assert_allclose(out, numpy_rg_lru(params, x, True, 2.0)[0], atol=5e-6)
 
 
@@ -76,9 +78,10 @@ def test_decay_exponent_is_used():
 def test_chunks_equal_whole(complex):
     layer, params, x, state = random_layer(complex)
     x = jnp.float32(x)
-    whole, whole_last = layer.apply({"params": params}, x, state)
-    first, middle = layer.apply({"params": params}, x[:, :4], state)
-    second, last = layer.apply({"params": params}, x[:, 4:], middle)
+    apply = jax.jit(layer.apply)
+    whole, whole_last = apply({"params": params}, x, state)
+    first, middle = apply({"params": params}, x[:, :4], state)
+    second, last = apply({"params": params}, x[:, 4:], middle)
     # The same operations step by step; matrix products may round differently with their shape.
     np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, atol=1e-6)
     for ours, theirs in zip(jax.tree.leaves(last), jax.tree.leaves(whole_last), strict=True):
@@ -87,7 +90,7 @@ def test_chunks_equal_whole(complex):
 
 def test_bfloat16_activations_keep_a_float32_state():
     layer, params, x, state = random_layer(True, dtype=jnp.bfloat16)
-    out, last = layer.apply({"params": params}, jnp.bfloat16(x), state)
+    out, last = jax.jit(layer.apply)({"params": params}, jnp.bfloat16(x), state)
     assert out.dtype == jnp.bfloat16 and last.real.dtype == jnp.float32
     # bfloat16 rounds x, the weights and the output, each to 8 bits, at a scale of about 4.
     np.testing.assert_allclose(np.float32(out), numpy_rg_lru(params, x, True)[0], atol=0.1)
@@ -117,8 +120,8 @@ def test_theta_is_uniform_up_to_the_maximal_phase(max_phase):
 
 def test_projections_start_with_variance_one_over_inputs_and_no_bias():
     layer = RGLRU(256, num_gate_blocks=32, scan="sequential")
-    params = layer.init(jax.random.key(0), jnp.zeros((1, 1, 128)), init_rg_lru_state(1, 256, True))
-    params = params["params"]
+    x, state = jnp.zeros((1, 1, 128)), init_rg_lru_state(1, 256, True)
+    params = jax.jit(layer.init)(jax.random.key(0), x, state)["params"]
     for name, inputs in (("input_projection", 128), ("output_projection", 256)):
         # 32,768 draws: the standard error of the variance is 0.8 %.
         assert np.var(params[name]["kernel"]) == pytest.approx(1 / inputs, rel=0.03)

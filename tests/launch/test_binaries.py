@@ -1,0 +1,236 @@
+"""The binaries as a user runs them: processes that are killed, stopped, misused."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from scipy.io import wavfile
+
+STEPS = 60
+TINY = [
+    "--config=configs/digits.py",
+    "--config.data.name=digits_tiny",
+    "--config.data.seq_len=640",
+    "--config.data.train_len=320",
+    "--config.model.width=8",
+    "--config.model.recurrent_width=16",
+    "--config.model.num_gate_blocks=4",
+    "--config.model.pool_factors=(4,)",
+    "--config.model.layers=(0,1)",
+    "--config.model.dropout=0.1",
+    f"--config.train.num_steps={STEPS}",
+    "--config.train.batch_size=4",
+    "--config.train.log_every=1",
+    "--config.train.eval_every=25",
+    "--config.train.checkpoint_every=10",
+    "--config.train.eval_batch_size=8",
+]
+
+
+def start(module, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"launch.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def train(workdir, tiny_config, *arguments):
+    return start(
+        "train", *TINY, f"--workdir={workdir}", f"--data_dir={tiny_config.data_dir}", *arguments
+    )
+
+
+def wait_for_step(process, step):
+    for line in process.stdout:
+        match = re.match(r"step +(\d+)/", line)
+        if match and int(match.group(1)) >= step:
+            return
+    raise AssertionError(f"ended before step {step}: {process.stderr.read()}")
+
+
+def losses(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [(r["kind"], r["step"], r["bits_per_sample"], r.get("grad_norm")) for r in rows]
+
+
+def final_parameters(workdir):
+    """Every array of the last checkpoint, as Orbax stores it."""
+    arrays = {}
+    for item in ("params", "ema_params", "optimizer"):
+        path = (workdir / "checkpoints" / str(STEPS) / item).absolute()
+        tree = ocp.StandardCheckpointer().restore(path)
+        leaves = jax.tree.leaves(tree)
+        arrays |= {f"{item}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    return arrays
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_config):
+    workdir = tmp_path_factory.mktemp("finished")
+    code, out, err = finish(train(workdir, tiny_config))
+    assert code == 0, err
+    return workdir, out
+
+
+def test_workdir_tells_what_was_run(finished):
+    workdir, out = finished
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"]["width"] == 8 and config["train"]["num_steps"] == STEPS
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert set(environment["versions"]) >= {"jax", "flax", "optax", "orbax-checkpoint"}
+    assert re.match(r"[0-9a-f]{40}|unknown", environment["git_commit"])
+    assert "80 training and 20 validation clips" in out
+    validation = [row for row in losses(workdir) if row[0] == "validation"]
+    assert [row[1] for row in validation] == [0, 25, 50, 60]
+    assert validation[0][2] > validation[-1][2]
+
+
+def test_killed_run_resumes_bit_for_bit(finished, tmp_path, tiny_config):
+    step, delay = random.randint(11, STEPS - 5), random.uniform(0.0, 0.05)
+    print(f"killing at step {step} + {delay:.3f} s")  # Shown when the test fails.
+    process = train(tmp_path, tiny_config)
+    wait_for_step(process, step)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    code, out, err = finish(train(tmp_path, tiny_config))
+    assert code == 0, err
+    assert "resuming from the checkpoint of step" in out
+    assert losses(tmp_path) == losses(finished[0])
+    expected, found = final_parameters(finished[0]), final_parameters(tmp_path)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_sigterm_saves_and_says_how_to_resume(tmp_path, tiny_config):
+    process = train(tmp_path, tiny_config)
+    wait_for_step(process, 13)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert code == 0, err
+    stopped = re.search(r"stopped at step (\d+), checkpoint saved; to resume, .*launch.train", out)
+    assert stopped, out
+    assert (tmp_path / "checkpoints" / stopped.group(1)).is_dir()
+
+
+def test_divergence_is_one_clear_error(tmp_path, tiny_config):
+    flags = ["--config.train.skip_norm=1e-9", "--config.train.max_consecutive_skips=3"]
+    code, _, err = finish(train(tmp_path, tiny_config, *flags))
+    assert code == 1
+    assert "error: the last 3 steps up to step 3 were skipped" in err
+    assert "Traceback" not in err
+
+
+def test_evaluation_counts_every_sample_once(finished, tiny_config):
+    results = []
+    for batch_size in (7, 20):
+        code, out, err = finish(
+            start(
+                "eval_likelihood",
+                f"--workdir={finished[0]}",
+                "--split=validation",
+                "--checkpoint=latest",
+                f"--batch_size={batch_size}",
+            )
+        )
+        assert code == 0, err
+        results.append(json.loads((finished[0] / "likelihood_validation.json").read_text()))
+        assert f"{results[-1]['bits_per_sample']:.4f} bits per sample" in out
+    assert results[0]["num_clips"] == results[1]["num_clips"] == 20
+    assert results[0]["num_samples"] == results[1]["num_samples"]
+    # The same model as the trainer evaluated; other batches, so other rounding.
+    last = [row for row in losses(finished[0]) if row[0] == "validation"][-1][2]
+    for result in results:
+        assert result["bits_per_sample"] == pytest.approx(last, rel=1e-6)
+
+
+def test_samples_are_written_and_repeatable(finished):
+    clips = []
+    for _ in range(2):
+        code, out, err = finish(
+            start("sample", f"--workdir={finished[0]}", "--num_samples=2", "--num_steps=900")
+        )
+        assert code == 0, err
+        assert "2 clips of 0.06 s" in out
+        paths = sorted((finished[0] / "samples").glob("*.wav"))
+        assert [path.name for path in paths] == ["sample_0000.wav", "sample_0001.wav"]
+        clips.append([wavfile.read(path) for path in paths])
+    for (rate, first), (_, second) in zip(*clips, strict=True):
+        assert rate == 16_000 and first.dtype == np.int16 and first.shape == (900,)
+        assert first.std() > 0
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/nope.py"], "configs/nope.py is not a file; known here: configs/dig"),
+        (["--config.train.batchsize=8"], 'Did you mean "batch_size" instead of "batchsize"'),
+        (["--config.train.batch_size=abc"], "--config.train.batch_size=abc: invalid literal"),
+        (["--config.train.batch_size=0"], "config.train: batch_size 0 must be at least 1"),
+        (["--config.model.norm=batch"], "norm is 'batch'; it must be 'layer_norm' or 'rms_norm'"),
+        (["--config.model.pool_factors=(2.5,)"], "pool_factors is .*; it must be a tuple of int"),
+        (["--config.model.width=33"], "width 33 must be even"),
+        (["--config.data.seq_len=642"], "642 is not a positive multiple of .* 4; pad to 644"),
+        (["--workdir=/proc/none/here"], "cannot write to --workdir=/proc/none/here"),
+        (["--wrokdir=x"], "wrokdir"),
+        (["oops"], r"unknown arguments \['oops'\]"),
+    ],
+)
+def test_mistakes_end_early_in_one_line(tmp_path, tiny_config, flags, message):
+    begin = time.monotonic()
+    code, _, err = finish(train(tmp_path, tiny_config, *flags))
+    seconds = time.monotonic() - begin
+    assert code == 1
+    assert re.search(message, err), err
+    assert err.startswith("error: ") and "Traceback" not in err
+    assert seconds < 5
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_batch_that_does_not_split_over_devices(tmp_path, tiny_config):
+    process = start(
+        "train",
+        *TINY,
+        f"--workdir={tmp_path}",
+        f"--data_dir={tiny_config.data_dir}",
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    code, _, err = finish(process)
+    assert code == 1
+    assert "error: train.batch_size 4 does not split over 8 devices" in err
+
+
+def test_another_model_in_the_same_workdir(finished, tiny_config):
+    process = train(
+        finished[0], tiny_config, "--config.model.width=16", "--config.model.gating=false"
+    )
+    code, _, err = finish(process)
+    assert code == 1
+    assert "model.width: 8 -> 16" in err and "model.gating: True -> False" in err
+
+
+@pytest.mark.parametrize("binary", ["eval_likelihood", "sample"])
+def test_no_run_in_workdir(tmp_path, binary):
+    code, _, err = finish(start(binary, f"--workdir={tmp_path}"))
+    assert code == 1
+    assert "holds no run" in err and "launch.train" in err

@@ -1,0 +1,101 @@
+import dataclasses
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from launch.experiment import (
+    Experiment,
+    default_config,
+    make_experiment,
+    prepare_workdir,
+    read_experiment,
+)
+from poolformer_jax.models.poolformer import count_params
+from poolformer_jax.training.config import TrainConfig
+
+CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
+PARAMETERS = {"digits": 143_616, "sc09": 7_272_704}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_with_its_parameter_count(name):
+    module = importlib.import_module(f"configs.{name}")
+    assert f"--config=configs/{name}.py" in module.__doc__
+    experiment = make_experiment(module.get_config().to_dict())
+    assert count_params(experiment.model) == PARAMETERS[name]
+
+
+def test_sc09_is_the_published_recipe():
+    config = importlib.import_module("configs.sc09").get_config()
+    experiment = make_experiment(config.to_dict())
+    assert experiment.train == TrainConfig()
+    assert experiment.model.dropout == 0.2
+    assert experiment.model.pool_factors == (2, 4, 4, 5)
+
+
+def test_default_config_is_the_default_experiment_and_locked():
+    config = default_config()
+    assert make_experiment(config.to_dict()) == Experiment()
+    with pytest.raises(AttributeError, match="widht"):
+        config.model.widht = 3
+    config.model.pool_groups = 4  # A field whose default is None can be set all the same.
+    assert make_experiment(config.to_dict()).model.pool_groups == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"modle": {}}, "unknown section .*modle"),
+        ({"model": {"depth": 3}}, "unknown field .*depth.* in model; known: .*width"),
+        ({"train": {"batch_size": 0}}, "config.train: batch_size 0"),
+        ({"data": {"seq_len": 16001}}, "data.seq_len .* 16001 .* 160; pad to 16160"),
+        ({"data": {"train_len": 100}}, "data.train_len .* 100 .* 160; pad to 160"),
+    ],
+)
+def test_mistakes_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_experiment(config)
+
+
+def test_workdir_round_trip(tmp_path):
+    config = default_config()
+    config.model.dropout = 0.1
+    config.data.data_dir = "somewhere"
+    experiment = make_experiment(config.to_dict())
+    assert prepare_workdir(tmp_path / "new" / "run", experiment) == []
+    assert read_experiment(tmp_path / "new" / "run") == experiment
+    assert json.loads((tmp_path / "new" / "run" / "config.json").read_text())["model"]["layers"]
+
+
+def test_another_model_or_data_is_refused_and_listed(tmp_path):
+    prepare_workdir(tmp_path, Experiment())
+    other = Experiment(
+        model=dataclasses.replace(Experiment().model, width=64, gating=False, remat=True),
+        data=dataclasses.replace(Experiment().data, codec="linear"),
+    )
+    with pytest.raises(ValueError) as error:
+        prepare_workdir(tmp_path, other)
+    for text in ("model.width: 128 -> 64", "model.gating: True -> False", "data.codec: 'mu_law'"):
+        assert text in str(error.value)
+    assert "remat" not in str(error.value)
+    assert read_experiment(tmp_path) == Experiment()  # Nothing was overwritten.
+
+
+def test_recipe_and_execution_may_change(tmp_path):
+    prepare_workdir(tmp_path, Experiment())
+    other = Experiment(
+        model=dataclasses.replace(Experiment().model, platform="cpu", remat=True),
+        data=dataclasses.replace(Experiment().data, data_dir="elsewhere"),
+        train=dataclasses.replace(Experiment().train, learning_rate=1e-3),
+    )
+    changes = prepare_workdir(tmp_path, other)
+    assert "train.learning_rate: 0.002 -> 0.001" in changes
+    assert len(changes) == 4
+    assert read_experiment(tmp_path) == other
+
+
+def test_no_run_in_workdir(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no run: .*config.json is missing"):
+        read_experiment(tmp_path)
