@@ -1,6 +1,8 @@
-"""A small Poolformer on synthetic spoken digits, for a laptop.
+"""A small Poolformer on spoken digits, for a laptop: eSpeak NG says ten words in 104 voices.
 
-python -m launch.train --config=configs/digits.py --workdir=runs/digits
+    python -m launch.train --config=configs/digits.py --workdir=runs/digits
+
+EXPECTED
 """
 
 from launch.experiment import default_config
@@ -20,13 +22,14 @@ def get_config():
     config.data.name = "digits"
     config.data.train_len = 8_000  # Half a second holds most words; evaluation sees all of them.
 
-    config.train.num_steps = 400
-    config.train.batch_size = 8
-    config.train.learning_rate = 4e-3
-    config.train.warmup_steps = 20
-    config.train.ema_decay = 0.98
+    # Small batches: in a few minutes, more updates beat better gradients.
+    config.train.num_steps = 800
+    config.train.batch_size = 4
+    config.train.learning_rate = 5e-3
+    config.train.warmup_steps = 50
+    config.train.ema_decay = 0.99
     config.train.log_every = 20
-    config.train.eval_every = 400
-    config.train.checkpoint_every = 100
+    config.train.eval_every = 800
     config.train.eval_batch_size = 8
+    config.train.checkpoint_every = 200
     return config

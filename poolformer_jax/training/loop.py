@@ -158,7 +158,7 @@ class _Run:
             f"step {self.step} | validation {bits:.4f} bits per sample "
             f"({time.monotonic() - start:.1f} s)"
         )
-        self.speed.restart(self.step)
+        self.speed.leave_out(self.step)
 
     def save(self) -> None:
         if self.saved_step == self.step:
@@ -167,7 +167,7 @@ class _Run:
         self.collect()
         self.checkpointer.save(self.state, self.progress)
         self.saved_step = self.step
-        self.speed.restart(self.step)
+        self.speed.leave_out(self.step)
 
     def take_step(self) -> None:
         local_batch = next(self.batches)
@@ -180,9 +180,9 @@ class _Run:
             validation_bits=None,
         )
         self.pending.append((self.step, metrics))
-        if self.speed.start_step is None:  # The first step contains the compilation.
+        if not self.speed.started:  # The first step contains the compilation.
             self.collect()
-            self.speed.restart(self.step)
+            self.speed.start(self.step)
         elif self.step % self.config.log_every == 0 or self.step == self.config.num_steps:
             self.collect()
         elif len(self.pending) > MAX_STEPS_IN_FLIGHT:
@@ -235,19 +235,25 @@ class _Run:
 
 
 class _Speed:
-    """Seconds per step since the last restart: evaluation and saving do not count."""
+    """Seconds per step, without the first step's compilation, evaluations and checkpoints."""
 
     def __init__(self):
-        self.start_step: int | None = None
-        self._start_time = 0.0
+        self.started = False
+        self._step, self._time = 0, 0.0
 
-    def restart(self, step: int) -> None:
-        self.start_step, self._start_time = step, time.monotonic()
+    def start(self, step: int) -> None:
+        self.started = True
+        self._step, self._time = step, time.monotonic()
+
+    def leave_out(self, step: int) -> None:
+        """Forgets what came before this step and moment."""
+        if self.started:
+            self.start(step)
 
     def seconds_per_step(self, step: int) -> float | None:
-        """Returns None where no step was timed; then starts anew."""
-        if self.start_step is None or step <= self.start_step:
+        """Mean since the last call, None if no step was timed."""
+        if not self.started or step <= self._step:
             return None
-        seconds = (time.monotonic() - self._start_time) / (step - self.start_step)
-        self.restart(step)
+        seconds = (time.monotonic() - self._time) / (step - self._step)
+        self.start(step)
         return seconds
