@@ -11,11 +11,6 @@ EVAL_FLAGS ?=
 SAMPLE_FLAGS ?=
 PYTEST_FLAGS ?= -n 2
 
-# Recipes see the environment as an activated shell would, so that what is echoed is what a
-# newcomer may type.
-export PATH := $(abspath $(VENV))/bin:$(PATH)
-export VIRTUAL_ENV := $(abspath $(VENV))
-
 # With huge pages a CPU spends half the time: XLA asks for fresh memory at every step. Other
 # systems than Linux ignore it.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -31,19 +26,19 @@ help:  ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 quickstart: $(VENV)/.stamp-quickstart  ## Installs, trains a small model on spoken digits, evaluates, samples, writes a report.
-	python -m launch.train --config=configs/digits.py --workdir=$(WORKDIR) $(DATA_DIR_FLAG) $(TRAIN_FLAGS)
-	python -m launch.eval_likelihood --workdir=$(WORKDIR) --split=test $(DATA_DIR_FLAG) $(EVAL_FLAGS)
-	python -m launch.sample --workdir=$(WORKDIR) --num_samples=4 $(SAMPLE_FLAGS)
-	python -m launch.report --workdir=$(WORKDIR)
+	$(VENV)/bin/python -m launch.train --config=configs/digits.py --workdir=$(WORKDIR) $(DATA_DIR_FLAG) $(TRAIN_FLAGS)
+	$(VENV)/bin/python -m launch.eval_likelihood --workdir=$(WORKDIR) --split=test $(DATA_DIR_FLAG) $(EVAL_FLAGS)
+	$(VENV)/bin/python -m launch.sample --workdir=$(WORKDIR) --num_samples=4 --num_real=2 $(DATA_DIR_FLAG) $(SAMPLE_FLAGS)
+	$(VENV)/bin/python -m launch.report --workdir=$(WORKDIR)
 	@echo "Done. Open $(WORKDIR)/report.html in a browser."
 
 test: $(VENV)/.stamp-test  ## Installs the test extra and runs the fast tests.
-	python -m pytest $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/.stamp-lint  ## Checks style, format and types.
-	ruff check .
-	ruff format --check .
-	mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # The quickstart's four commands with two steps, few data and short clips.
 smoke: $(VENV)/.stamp-quickstart  ## Runs the quickstart in miniature, in a temporary folder.
@@ -69,5 +64,5 @@ $(VENV)/.stamp-quickstart: EXTRAS = digits,report
 $(VENV)/.stamp-test: EXTRAS = test
 $(VENV)/.stamp-lint: EXTRAS = lint
 $(VENV)/.stamp-%: setup.py | $(VENV)/bin/python
-	python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping
 from typing import Any, get_type_hints
@@ -19,6 +20,7 @@ from poolformer_jax.models.config import EXECUTION_FIELDS, PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
 
 CONFIG_FILE = "config.json"
+NUM_CODES = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,11 @@ class Experiment:
                 self.model.check_length(length)
             except ValueError as error:
                 raise ValueError(f"data.{name} does not fit model.pool_factors: {error}") from None
+        if self.model.num_codes != NUM_CODES:
+            raise ValueError(
+                f"model.num_codes {self.model.num_codes} does not fit the 8-bit data.codec "
+                f"{self.data.codec!r}; use {NUM_CODES}"
+            )
 
 
 _SECTIONS: dict[str, type] = {
@@ -99,11 +106,14 @@ def read_experiment(workdir: pathlib.Path) -> Experiment:
             f"{workdir} holds no run: {path} is missing; train one with `python -m launch.train "
             f"--config=configs/digits.py --workdir={workdir}`"
         )
-    return make_experiment(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return make_experiment(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or of another version: {error}") from error
 
 
-def prepare_workdir(workdir: pathlib.Path, experiment: Experiment) -> list[str]:
-    """Makes the workdir, checks that it fits the experiment, and writes the configuration.
+def check_workdir(workdir: pathlib.Path, experiment: Experiment) -> list[str]:
+    """Makes the workdir, and checks that it can be written and fits the experiment.
 
     Fields that say how to compute (platform, scan, remat), where data are kept, and the training
     recipe may change between the starts of a run; the model and its data may not.
@@ -112,10 +122,15 @@ def prepare_workdir(workdir: pathlib.Path, experiment: Experiment) -> list[str]:
       The changes since the last start, one "field: old -> new" each.
 
     Raises:
-      ValueError: If the workdir was made with another model or data; all differing fields are
-        listed.
+      ValueError: If the workdir was made with another model or data (all differing fields are
+        listed), or is no path of a file system.
       OSError: If the workdir cannot be written.
     """
+    if re.match(r"\w+:/", str(workdir)):
+        raise ValueError(
+            f"--workdir={workdir} is not a path of a mounted file system; mount the bucket (for "
+            "example with gcsfuse) at the same path on all hosts"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -124,22 +139,25 @@ def prepare_workdir(workdir: pathlib.Path, experiment: Experiment) -> list[str]:
         raise OSError(
             f"cannot write to --workdir={workdir} ({error.strerror}); choose a writable folder"
         ) from error
-    changes: list[str] = []
-    if (workdir / CONFIG_FILE).exists():
-        differences = _differences(read_experiment(workdir), experiment)
-        fixed = [text for name, text in differences.items() if not _may_change(name)]
-        if fixed:
-            raise ValueError(
-                f"--workdir={workdir} was made with another configuration (old -> new):\n  "
-                + "\n  ".join(fixed)
-                + "\nchoose another --workdir, or the old values"
-            )
-        changes = list(differences.values())
+    if not (workdir / CONFIG_FILE).exists():
+        return []
+    differences = _differences(read_experiment(workdir), experiment)
+    fixed = [text for name, text in differences.items() if not _may_change(name)]
+    if fixed:
+        raise ValueError(
+            f"--workdir={workdir} was made with another configuration (old -> new):\n  "
+            + "\n  ".join(fixed)
+            + "\nchoose another --workdir, or the old values"
+        )
+    return list(differences.values())
+
+
+def write_experiment(workdir: pathlib.Path, experiment: Experiment) -> None:
+    """Writes the resolved configuration; one process does, when nothing can fail any more."""
     text = json.dumps(dataclasses.asdict(experiment), indent=2)
     temporary = workdir / f"{CONFIG_FILE}.tmp"
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(workdir / CONFIG_FILE)
-    return changes
 
 
 def _differences(old: Experiment, new: Experiment) -> dict[str, str]:

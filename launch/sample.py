@@ -2,11 +2,13 @@
 
     python -m launch.sample --workdir=runs/digits --num_samples=4
 
-Writes <workdir>/samples/sample_*.wav. Uses the averaged parameters.
+Writes <workdir>/samples/sample_*.wav and, for comparison, real_*.wav. Uses the averaged parameters.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import pathlib
 import time
 
@@ -24,6 +26,10 @@ _NUM_STEPS = flags.DEFINE_integer(
     lower_bound=1,
 )
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits.", lower_bound=0.0)
+_NUM_REAL = flags.DEFINE_integer(
+    "num_real", 0, "Validation clips to write beside, as the model hears them.", lower_bound=0
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; overrides the config's.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw.", lower_bound=0)
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "By validation bits, or the newest."
@@ -43,12 +49,19 @@ def main(argv):
     import numpy as np
 
     from launch.restore import restore_ema_params
-    from poolformer_jax.audio.codec import decode
+    from poolformer_jax.audio.codec import decode, encode
     from poolformer_jax.audio.wav import write_wav
+    from poolformer_jax.data.builders.prepare import open_split
     from poolformer_jax.sampling.streaming import sample
     from poolformer_jax.training import sharding
 
     with command_line.user_errors():
+        if not math.isfinite(_TEMPERATURE.value):
+            raise ValueError(f"--temperature={_TEMPERATURE.value} must be finite; try 1")
+        data = experiment.data
+        if _DATA_DIR.value:
+            data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
+        real = open_split(data, "validation") if _NUM_REAL.value else []
         params, step = restore_ema_params(
             workdir, experiment, sharding.make_mesh(jax.devices()[:1]), _CHECKPOINT.value
         )
@@ -71,11 +84,16 @@ def main(argv):
     print()
     folder = workdir / "samples"
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("sample_*.wav"):
+    for old in folder.glob("*.wav"):
         old.unlink()
     for index, clip in enumerate(codes):
         pcm = decode(clip.astype(np.uint8), codec=experiment.data.codec)
         write_wav(folder / f"sample_{index:04d}.wav", pcm, SAMPLE_RATE)
+    for index in range(min(_NUM_REAL.value, len(real))):
+        example = real[index * len(real) // _NUM_REAL.value]
+        pcm = example["audio"][: example["length"]]
+        heard = decode(encode(pcm, codec=data.codec, normalize=data.normalize), codec=data.codec)
+        write_wav(folder / f"real_{index:04d}.wav", heard, SAMPLE_RATE)
     seconds = time.monotonic() - start
     print(
         f"{len(codes)} clips of {num_steps / SAMPLE_RATE:.2f} s in {folder}, {seconds:.1f} s with "

@@ -12,13 +12,14 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shlex
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
 from launch import command_line
-from launch.experiment import make_experiment, prepare_workdir
+from launch.experiment import check_workdir, make_experiment, write_experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, configs/*.py.")
 _WORKDIR = flags.DEFINE_string(
@@ -40,9 +41,9 @@ def main(argv):
         if _DATA_DIR.value:
             config["data"]["data_dir"] = _DATA_DIR.value
         experiment = make_experiment(config)
-        changes = prepare_workdir(workdir, experiment)
+        changes = check_workdir(workdir, experiment)
 
-    # Only now the imports that take seconds.
+    # Only now the imports of data sets, checkpoints and the rest, which take seconds.
     import jax
 
     from launch.environment import describe_environment
@@ -65,6 +66,7 @@ def main(argv):
 
     environment = describe_environment(model)
     if jax.process_index() == 0:
+        write_experiment(workdir, experiment)
         text = json.dumps(environment, indent=2)
         (workdir / "environment.json").write_text(text + "\n", encoding="utf-8")
         print(
@@ -106,7 +108,7 @@ def main(argv):
     if not outcome.finished:
         print(
             f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
-            f"again: {' '.join(sys.orig_argv)}",
+            f"again: {shlex.join(sys.orig_argv)}",
             flush=True,
         )
 

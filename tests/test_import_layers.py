@@ -25,7 +25,7 @@ ALLOWED_ROOMS = {
 # Room -> the only third-party packages it may import; rooms not named here are free.
 ALLOWED_PACKAGES = {
     "typing": {"jax", "jaxtyping", "numpy"},
-    "audio": {"jaxtyping", "numpy", "scipy"},
+    "audio": {"jaxtyping", "numpy"},
     "ops": {"jax", "jaxtyping", "numpy"},
 }
 

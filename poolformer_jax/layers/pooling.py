@@ -48,8 +48,11 @@ class DownPool(nn.Module):
         kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
         b, t, d = x.shape
         if self.groups == self.in_features == self.features:
-            windows = x.reshape(b, t // self.factor, self.factor, d)
-            return jnp.sum(windows * kernel[:, 0], axis=2) + bias
+            # Clips and windows are one axis: otherwise, with one clip a device, XLA sums the taps'
+            # gradient over devices before it sums it over time, and moves l times the bytes.
+            windows = x.reshape(-1, self.factor, d)
+            y = jnp.sum(windows * kernel[:, 0], axis=1)
+            return y.reshape(b, t // self.factor, d) + bias
         windows = x.reshape(b, t // self.factor, self.factor, self.groups, d // self.groups)
         y = jnp.einsum("blfgi,figo->blgo", windows, _split_groups(kernel, self.groups))
         return y.reshape(b, t // self.factor, self.features) + bias
@@ -59,12 +62,12 @@ class DownPool(nn.Module):
     ) -> Float[Array, "b o"]:
         """Adds the fine step of this phase to the window's sum.
 
-        The sum of a new window (phase 0) starts from the bias; after phase f - 1 it is y_l.
+        The sum of a new window (phase 0) starts from the bias; after phase f - 1 it is y_l. It is
+        kept in float32, in which a sum over a whole window accumulates too.
         """
-        kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
-        tap = jax.lax.dynamic_index_in_dim(kernel, phase, keepdims=False)
-        start = jnp.where(phase == 0, jnp.broadcast_to(bias, partial.shape), partial)
-        return start + _apply_tap(x, tap, self.groups)
+        tap = jax.lax.dynamic_index_in_dim(self.kernel, phase, keepdims=False)
+        start = jnp.where(phase == 0, jnp.broadcast_to(self.bias, partial.shape), partial)
+        return start + _apply_tap(x.astype(jnp.float32), tap, self.groups)
 
 
 class UpPool(nn.Module):
@@ -113,7 +116,7 @@ class UpPool(nn.Module):
         b, length, i = y.shape
         steps = jnp.concatenate([last[:, None].astype(y.dtype), y], axis=1)
         if self.groups == self.in_features == self.features:
-            fine = steps[:, :, None] * kernel[:, 0]
+            fine = steps.reshape(-1, 1, i) * kernel[:, 0]  # One axis, as in the down-pool.
         else:
             grouped = steps.reshape(b, length + 1, self.groups, i // self.groups)
             fine = jnp.einsum("blgi,figo->blfgo", grouped, _split_groups(kernel, self.groups))

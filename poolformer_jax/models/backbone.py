@@ -145,7 +145,7 @@ class SkipBlock(nn.Module):
         partial = self.down_pool.step(x[:, 0], state.partial, phase)
 
         def run_inner(block):
-            return block.step(partial, state.inner, time // factor)
+            return block.step(partial.astype(state.last.dtype), state.inner, time // factor)
 
         def keep(block):
             del block
@@ -174,12 +174,12 @@ def init_block_state(config: PoolformerConfig, batch: int, level: int = 0) -> Ba
     spec = layer_spec(config, level)
     if level == len(config.pool_factors):
         return init_stack_state(spec, config.layers[level], batch)
-    inner_step = jnp.zeros((batch, level_width(config, level + 1)), spec.dtype)
+    inner_step = jnp.zeros((batch, level_width(config, level + 1)))
     return SkipBlockState(
         pre=init_stack_state(spec, config.layers[level] if config.unet else 0, batch),
-        partial=inner_step,
+        partial=inner_step,  # float32, whatever the activations' type
         inner=init_block_state(config, batch, level + 1),
-        last=inner_step,
+        last=inner_step.astype(spec.dtype),
         post=init_stack_state(spec, config.layers[level], batch),
     )
 

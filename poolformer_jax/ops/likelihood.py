@@ -10,6 +10,29 @@ from jax import Array
 from jaxtyping import Float, Int
 
 
+def excess_bits(
+    logits: Float[Array, "b t v"], codes: Int[Array, "b t"], *, lengths: Int[Array, " b"]
+) -> Float[Array, " b"]:
+    """Sums -log2 p(code) - log2 v, the bits beyond a uniform model's, before each clip's length.
+
+    It is what to sum and average in float32: the partial sums stay small, and the log2 v that is
+    the same for every sample is added once, to the mean.
+
+    Args:
+      logits: Unnormalised log-probabilities; the softmax runs in float32.
+      codes: The codes that were observed.
+      lengths: Samples of each clip that count, at most t; the rest is padding.
+
+    Returns:
+      Bits per clip beyond lengths * log2 v, 0 for a clip of length 0.
+    """
+    num_steps, num_codes = logits.shape[1:]
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    nats = -jnp.take_along_axis(log_p, codes[..., None], axis=-1)[..., 0]
+    mask = jnp.arange(num_steps)[None] < lengths[:, None]
+    return jnp.sum(jnp.where(mask, nats - math.log(num_codes), 0.0), axis=1) / math.log(2.0)
+
+
 def clip_bits(
     logits: Float[Array, "b t v"], codes: Int[Array, "b t"], *, lengths: Int[Array, " b"]
 ) -> Float[Array, " b"]:
@@ -27,10 +50,5 @@ def clip_bits(
       Bits per clip, 0 for a clip of length 0.
     """
     num_steps, num_codes = logits.shape[1:]
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    nats = -jnp.take_along_axis(log_p, codes[..., None], axis=-1)[..., 0]
-    mask = jnp.arange(num_steps)[None] < lengths[:, None]
-    # Summing the difference to a uniform model's log v keeps the partial sums small, and with
-    # them the rounding of a long float32 sum.
-    excess = jnp.sum(jnp.where(mask, nats - math.log(num_codes), 0.0), axis=1)
-    return excess / math.log(2.0) + jnp.sum(mask, axis=1) * math.log2(num_codes)
+    excess = excess_bits(logits, codes, lengths=lengths)
+    return excess + jnp.clip(lengths, 0, num_steps) * math.log2(num_codes)

@@ -97,6 +97,16 @@ class Checkpointer:
             force=True,
         )
 
+    def add_validation(self, state: TrainState, progress: Progress) -> None:
+        """Saves the latest checkpoint again, with validation bits that it had not.
+
+        Does nothing if it is the only one, which must not be lost if the process dies meanwhile.
+        """
+        self.wait()
+        if len(self._manager.all_steps()) > 1:
+            self._manager.delete(int(state.step))
+            self.save(state, progress)
+
     def restore(self, abstract: TrainState) -> tuple[TrainState, Progress]:
         """Restores the latest checkpoint into the given shapes, types and shardings.
 

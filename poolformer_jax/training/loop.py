@@ -92,6 +92,7 @@ class _Run:
         self.mesh = mesh
         self.evaluate = evaluate
         self.workdir = workdir
+        self.stop = StopRequest()
         self.checkpointer = Checkpointer(workdir / "checkpoints")
 
         init = functools.partial(init_train_state, model_config, train_config)
@@ -109,8 +110,13 @@ class _Run:
         self.batches = batches(self.progress.examples_seen)
         self.pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.speed = _Speed()
-        self.writer = MetricWriter(workdir, start_step=self.step, enabled=jax.process_index() == 0)
-        self.stop = StopRequest()
+        self.writer = MetricWriter(
+            workdir,
+            start_step=self.step,
+            validated=self.progress.validation_bits is not None,
+            enabled=jax.process_index() == 0,
+        )
+        self.consecutive_skips = 0
 
     def run(self) -> Outcome:
         if self.step:
@@ -128,7 +134,7 @@ class _Run:
             if stopping:
                 self.say(f"asked to stop: saving a checkpoint of step {self.step}")
             if stopping or self.is_due(self.config.checkpoint_every) or self.was_validated():
-                self.save()
+                self.save(last=stopping or self.step >= self.config.num_steps)
             if self.step >= self.config.num_steps:
                 return Outcome(self.step, finished=True)
             if stopping:
@@ -152,6 +158,8 @@ class _Run:
             return
         bits = float(result["bits_per_sample"])
         self.progress = dataclasses.replace(self.progress, validation_bits=bits)
+        if self.saved_step == self.step:  # Stopped before it was evaluated, and resumed.
+            self.checkpointer.add_validation(self.state, self.progress)
         self.writer.write("validation", self.step, result)
         self.writer.flush()
         self.say(
@@ -160,11 +168,13 @@ class _Run:
         )
         self.speed.leave_out(self.step)
 
-    def save(self) -> None:
+    def save(self, *, last: bool) -> None:
         if self.saved_step == self.step:
             return
         # Every step that the checkpoint contains is on disk before it.
         self.collect()
+        if self.consecutive_skips and not last:
+            return  # The parameters may be the fault: keep the checkpoints from before.
         self.checkpointer.save(self.state, self.progress)
         self.saved_step = self.step
         self.speed.leave_out(self.step)
@@ -197,7 +207,7 @@ class _Run:
     def write_oldest(self) -> None:
         step, metrics = self.pending.popleft()
         values: dict[str, Any] = {name: np.asarray(x).item() for name, x in metrics.items()}
-        consecutive_skips = values.pop("consecutive_skips")
+        self.consecutive_skips = values.pop("consecutive_skips")
         report = step % self.config.log_every == 0 or step == self.config.num_steps
         if report and (seconds := self.speed.seconds_per_step(step)) is not None:
             clips_per_second = self.config.batch_size / seconds
@@ -208,7 +218,7 @@ class _Run:
             }
             self.say(progress_line(step, self.config.num_steps, values))
         self.writer.write("train", step, values, plot=report)
-        if consecutive_skips >= self.config.max_consecutive_skips:
+        if self.consecutive_skips >= self.config.max_consecutive_skips:
             self.writer.flush()
             checkpoint = "There is no checkpoint yet"
             if self.saved_step is not None:
@@ -217,7 +227,7 @@ class _Run:
                     f"{self.workdir / 'checkpoints'}"
                 )
             raise TrainingDivergedError(
-                f"the last {consecutive_skips} steps up to step {step} were skipped: the loss "
+                f"the last {self.consecutive_skips} steps up to step {step} were skipped: the loss "
                 f"({values['bits_per_sample']:.4g} bits) or the gradient norm "
                 f"({values['grad_norm']:.4g}) is not finite, or the norm is at least "
                 f"train.skip_norm {self.config.skip_norm:g}. {checkpoint}; start again with a "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,21 +15,25 @@ from tensorboardX import SummaryWriter
 class MetricWriter:
     """Writes to <workdir>/metrics.jsonl and <workdir>/tensorboard.
 
-    A run that resumes from a checkpoint computes the steps after it again; what an interrupted run
-    had written of them is removed first, so every step is there once.
+    A run that resumes from a checkpoint computes again what came after it; what an interrupted run
+    had written of that is removed first, so every step is there once. Values that are not finite
+    are null in metrics.jsonl.
 
     Args:
       workdir: An existing folder.
       start_step: Step that the run starts or resumes from.
+      validated: Whether the validation of that very step is part of the checkpoint.
       enabled: False on all processes but the first, where writing does nothing.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, start_step: int, enabled: bool = True):
+    def __init__(
+        self, workdir: pathlib.Path, *, start_step: int, validated: bool, enabled: bool = True
+    ):
         self._file = self._tensorboard = None
         if not enabled:
             return
         path = workdir / "metrics.jsonl"
-        _drop_records_after(path, start_step)
+        _drop_records_after(path, start_step, validated)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._tensorboard = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
@@ -45,7 +50,8 @@ class MetricWriter:
         """
         if self._file is None or self._tensorboard is None:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        finite = {name: x if math.isfinite(x) else None for name, x in values.items()}
+        self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
         if plot:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
@@ -79,7 +85,7 @@ def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str
     )
 
 
-def _drop_records_after(path: pathlib.Path, step: int) -> None:
+def _drop_records_after(path: pathlib.Path, step: int, validated: bool) -> None:
     if not path.exists():
         return
     kept = []
@@ -88,7 +94,8 @@ def _drop_records_after(path: pathlib.Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # The last line of a run that was killed while writing.
-        if record["step"] <= step:
+        in_checkpoint = validated or record["kind"] != "validation"
+        if record["step"] < step or (record["step"] == step and in_checkpoint):
             kept.append(line + "\n")
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")

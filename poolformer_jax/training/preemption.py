@@ -38,10 +38,12 @@ class StopRequest:
     def restore_handlers(self) -> None:
         """Gives the signals back to whoever handled them before."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
         self._previous = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._received = signal.Signals(number)
-        signal.signal(number, self._previous[number])  # Nothing else is safe in a handler.
+        signal.signal(
+            number, self._previous[number] or signal.SIG_DFL
+        )  # Nothing else is safe in a handler.

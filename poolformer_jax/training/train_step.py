@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax import Array
 
 from poolformer_jax.models.config import PoolformerConfig
 from poolformer_jax.models.poolformer import Poolformer
-from poolformer_jax.ops.likelihood import clip_bits
+from poolformer_jax.ops.likelihood import excess_bits
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.optimizer import make_optimizer, make_schedule
 from poolformer_jax.training.train_state import TrainState
@@ -40,8 +41,8 @@ def make_train_step(model_config: PoolformerConfig, train_config: TrainConfig) -
     def loss_fn(params: Any, batch: Batch, key: Array, num_samples: Array) -> Array:
         rngs = {"dropout": key} if model_config.dropout else None
         logits, _ = model.apply({"params": params}, batch["tokens"], rngs=rngs)
-        bits = clip_bits(logits, batch["tokens"], lengths=batch["lengths"])
-        return jnp.sum(bits) / num_samples
+        excess = excess_bits(logits, batch["tokens"], lengths=batch["lengths"])
+        return jnp.sum(excess) / num_samples
 
     def accumulate(params: Any, batch: Batch, key: Array) -> tuple[Array, Any]:
         num_samples = jnp.maximum(jnp.sum(batch["lengths"]), 1).astype(jnp.float32)
@@ -68,6 +69,7 @@ def make_train_step(model_config: PoolformerConfig, train_config: TrainConfig) -
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(root_key, state.step)
         loss, grads = accumulate(state.params, batch, key)
+        loss = loss + math.log2(model_config.num_codes)  # What `excess_bits` left out.
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & (grad_norm < train_config.skip_norm)
 

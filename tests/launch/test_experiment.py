@@ -7,10 +7,11 @@ import pytest
 
 from launch.experiment import (
     Experiment,
+    check_workdir,
     default_config,
     make_experiment,
-    prepare_workdir,
     read_experiment,
+    write_experiment,
 )
 from poolformer_jax.models.poolformer import count_params
 from poolformer_jax.training.config import TrainConfig
@@ -51,6 +52,7 @@ def test_default_config_is_the_default_experiment_and_locked():
         ({"model": {"depth": 3}}, "unknown field .*depth.* in model; known: .*width"),
         ({"train": {"batch_size": 0}}, "config.train: batch_size 0"),
         ({"data": {"seq_len": 16001}}, "data.seq_len .* 16001 .* 160; pad to 16160"),
+        ({"model": {"num_codes": 200}}, "model.num_codes 200 does not fit .* use 256"),
         ({"data": {"train_len": 100}}, "data.train_len .* 100 .* 160; pad to 160"),
     ],
 )
@@ -64,33 +66,40 @@ def test_workdir_round_trip(tmp_path):
     config.model.dropout = 0.1
     config.data.data_dir = "somewhere"
     experiment = make_experiment(config.to_dict())
-    assert prepare_workdir(tmp_path / "new" / "run", experiment) == []
+    assert check_workdir(tmp_path / "new" / "run", experiment) == []
+    write_experiment(tmp_path / "new" / "run", experiment)
     assert read_experiment(tmp_path / "new" / "run") == experiment
     assert json.loads((tmp_path / "new" / "run" / "config.json").read_text())["model"]["layers"]
 
 
 def test_another_model_or_data_is_refused_and_listed(tmp_path):
-    prepare_workdir(tmp_path, Experiment())
+    write_experiment(tmp_path, Experiment())
     other = Experiment(
         model=dataclasses.replace(Experiment().model, width=64, gating=False, remat=True),
         data=dataclasses.replace(Experiment().data, codec="linear"),
     )
     with pytest.raises(ValueError) as error:
-        prepare_workdir(tmp_path, other)
+        check_workdir(tmp_path, other)
     for text in ("model.width: 128 -> 64", "model.gating: True -> False", "data.codec: 'mu_law'"):
         assert text in str(error.value)
     assert "remat" not in str(error.value)
-    assert read_experiment(tmp_path) == Experiment()  # Nothing was overwritten.
+
+
+def test_a_bucket_must_be_mounted():
+    with pytest.raises(ValueError, match=r"gs:/bucket/run is not a path .* mount the bucket"):
+        check_workdir(pathlib.Path("gs://bucket/run"), Experiment())
 
 
 def test_recipe_and_execution_may_change(tmp_path):
-    prepare_workdir(tmp_path, Experiment())
+    write_experiment(tmp_path, Experiment())
     other = Experiment(
         model=dataclasses.replace(Experiment().model, platform="cpu", remat=True),
         data=dataclasses.replace(Experiment().data, data_dir="elsewhere"),
         train=dataclasses.replace(Experiment().train, learning_rate=1e-3),
     )
-    changes = prepare_workdir(tmp_path, other)
+    changes = check_workdir(tmp_path, other)
+    assert read_experiment(tmp_path) == Experiment()  # Checking writes nothing.
+    write_experiment(tmp_path, other)
     assert "train.learning_rate: 0.002 -> 0.001" in changes
     assert len(changes) == 4
     assert read_experiment(tmp_path) == other

@@ -76,7 +76,11 @@ def read_golden(path: pathlib.Path) -> Golden:
 
 def _read_config(arrays, params) -> PoolformerConfig:
     def first(suffix):
-        return next(array for name, array in params.items() if name.endswith(suffix))
+        """The first such parameter; a file without any layer is refused with its name."""
+        for name, array in params.items():
+            if name.endswith(suffix):
+                return array
+        raise ValueError(f"the file has no parameter *{suffix}: a model without layers")
 
     width, recurrent_width = first(".mix.in_w").shape
     taps = [array for name, array in params.items() if name.endswith("down.taps")]

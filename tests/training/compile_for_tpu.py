@@ -15,6 +15,7 @@ os.environ |= {
 
 import functools
 import json
+import math
 import re
 import sys
 import time
@@ -62,8 +63,8 @@ def main():
 
 
 def all_reduces(hlo: str) -> dict[str, int]:
-    """Bytes of all all-reduce results, and how many there are inside of loops."""
-    total = inside = 0
+    """Bytes of all all-reduce results: outside of loops, and of one turn of every loop."""
+    outside = inside = 0
     computation = ""
     for line in hlo.splitlines():
         if line.startswith(("%", "ENTRY")):
@@ -71,12 +72,10 @@ def all_reduces(hlo: str) -> dict[str, int]:
         match = re.match(r"\s+(?:ROOT )?%\S+ = (.*?) all-reduce(?:-start)?\(", line)
         if match:
             for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", match.group(1)):
-                size = BYTES[dtype]
-                for dim in dims.split(","):
-                    size *= int(dim or 1)
-                total += size
-            inside += computation != "ENTRY"
-    return {"all_reduce_bytes": total, "all_reduces_in_loops": inside}
+                size = BYTES[dtype] * math.prod(int(dim) for dim in dims.split(",") if dim)
+                outside += size if computation == "ENTRY" else 0
+                inside += size if computation != "ENTRY" else 0
+    return {"all_reduce_bytes": outside, "all_reduce_bytes_in_loops": inside}
 
 
 if __name__ == "__main__":

@@ -22,8 +22,10 @@ def test_digits_step_compiles_for_v5e_2x2():
     result = json.loads(run.stdout.splitlines()[-1])
     print(result)
     assert result["devices"] == 4
-    # A quarter of the batch per chip. Measured 0 MB; the bound leaves a tenth for other compilers.
-    assert result["temp_bytes"] <= 0
-    # The gradients of all parameters and a few scalars, once: layers reduced again and again in a
-    # loop, or activations, would show here.
-    assert result["all_reduce_bytes"] <= 0
+    # A quarter of the batch per chip. Measured 93 MB; the rest is for other compilers.
+    assert result["temp_bytes"] <= 110e6
+    # The gradients of all parameters, once; the loops run over the layers of a stack, 2 at most.
+    # Measured 1.25 times the parameters, because the gates' blocks are reduced within their dense
+    # matrix. Activations, or a gradient not yet summed over time, would show here.
+    moved = result["all_reduce_bytes"] + 2 * result["all_reduce_bytes_in_loops"]
+    assert moved <= 1.3 * result["parameter_bytes"]
