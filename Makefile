@@ -9,7 +9,7 @@ DATA_DIR ?=
 TRAIN_FLAGS ?=
 EVAL_FLAGS ?=
 SAMPLE_FLAGS ?=
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 # With huge pages a CPU spends half the time: XLA asks for fresh memory at every step. Other
 # systems than Linux ignore it.

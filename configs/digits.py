@@ -29,7 +29,7 @@ def get_config():
     config.train.warmup_steps = 50
     config.train.ema_decay = 0.99
     config.train.log_every = 20
-    config.train.eval_every = 800
+    config.train.eval_every = 400
     config.train.eval_batch_size = 8
     config.train.checkpoint_every = 200
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def train_batches(
 
     There is one global order of examples: epoch after epoch, each shuffled anew by the seed. A
     global batch is the next `batch_size * process_count` examples of it, of which each process
-    takes every process_count-th. The order knows nothing of processes or of runs, so
+    takes its `batch_size` in a row. The order knows nothing of processes or of runs, so
     `start_example` is all that a run needs to go on where another stopped, with any number of
     processes.
 
@@ -57,8 +58,14 @@ def train_batches(
             f"{len(source)} clips; use a batch size of at most {len(source) // process_count}"
         )
     order = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None)
+
+    def position(index: int) -> int:
+        batch, row = divmod(index, batch_size)
+        return start_example + batch * global_batch + process_index * batch_size + row
+
     dataset = (
-        order[start_example + process_index :: process_count]
+        grain.MapDataset.range(sys.maxsize // global_batch)
+        .map(lambda index: order[position(index)])
         .map(lambda example: _tokenize(example, config, config.train_len or config.seq_len))
         .batch(batch_size, drop_remainder=True)
     )

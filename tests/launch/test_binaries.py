@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -131,6 +132,50 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path, tiny_config):
     stopped = re.search(r"stopped at step (\d+), checkpoint saved; to resume, .*launch.train", out)
     assert stopped, out
     assert (tmp_path / "checkpoints" / stopped.group(1)).is_dir()
+
+
+def test_two_processes_train_like_one_stop_together_and_resume_as_one(
+    finished, tmp_path, tiny_config
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = [*TINY, f"--workdir={tmp_path}", f"--data_dir={tiny_config.data_dir}"]
+    module = [sys.executable, "-m", "tests.launch.process_of_pod", str(port)]
+    pod = [
+        subprocess.Popen(
+            [*module, str(index), "2", *flags, "--config.train.num_steps=1000000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        wait_for_step(pod[0], 30)
+        pod[1].send_signal(signal.SIGTERM)  # To one of them.
+        outputs = [finish(process) for process in pod]
+    finally:
+        for process in pod:
+            process.kill()
+    assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
+    steps = [re.search(r"stopped at step (\d+)", out).group(1) for _, out, _ in outputs]
+    assert steps[0] == steps[1]
+    assert (tmp_path / "checkpoints" / steps[0]).is_dir()
+
+    alone = {row[:2]: row[2] for row in losses(finished[0])}
+    together = {row[:2]: row[2] for row in losses(tmp_path)}
+    common = sorted(alone.keys() & together.keys())
+    assert ("train", 30) in common and ("validation", 25) in common
+    # The same batches and masks; sums over devices in another order, amplified over 30 steps.
+    for key in common[:30]:
+        assert together[key] == pytest.approx(alone[key], rel=1e-5), key
+
+    last = int(steps[0]) + 3
+    code, out, err = finish(train(tmp_path, tiny_config, f"--config.train.num_steps={last}"))
+    assert code == 0, err
+    assert f"resuming from the checkpoint of step {steps[0]}" in out
+    assert ("train", last) in {row[:2] for row in losses(tmp_path)}
 
 
 def test_divergence_is_one_clear_error(tmp_path, tiny_config):

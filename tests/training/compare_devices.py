@@ -20,7 +20,7 @@ from poolformer_jax.training.train_state import init_train_state
 from poolformer_jax.training.train_step import make_train_step
 from tests.training.tiny import MODEL, TRAIN, make_batch
 
-MODEL = dataclasses.replace(MODEL, pool_factors=(2, 2), layers=(1, 1, 1), dropout=0.2)
+MODEL = dataclasses.replace(MODEL, dropout=0.2)
 TRAIN = dataclasses.replace(TRAIN, batch_size=16, grad_accum_steps=2)
 
 
