@@ -11,8 +11,8 @@ EVAL_FLAGS ?=
 SAMPLE_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 
-# With huge pages a CPU spends half the time: XLA asks for fresh memory at every step. Other
-# systems than Linux ignore it.
+# Huge pages make a CPU faster: XLA asks for fresh memory at every step. Other systems than Linux
+# ignore it.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 DATA_DIR_FLAG = $(if $(strip $(DATA_DIR)),--data_dir=$(DATA_DIR))

@@ -2,7 +2,8 @@
 
     python -m launch.train --config=configs/digits.py --workdir=runs/digits
 
-EXPECTED
+Expected on two CPU cores, after four minutes of training: 5.03 bits per sample on the validation
+voices (8.66 before), 5.17 on the test voices. Source: measured by `make quickstart`.
 """
 
 from launch.experiment import default_config

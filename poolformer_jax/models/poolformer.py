@@ -119,7 +119,8 @@ def observe(state: PoolformerState, codes: Int[Array, " b"]) -> PoolformerState:
 def init_params(config: PoolformerConfig, key: Array) -> dict:
     """Draws the parameters: a nested dict of float32 arrays, layers of a stage stacked."""
     codes = jnp.zeros((1, config.total_pool_factor), jnp.int32)
-    return Poolformer(config).init(key, codes)["params"]
+    # Compiled, because one by one the draws of a hundred parameters take minutes.
+    return jax.jit(Poolformer(config).init)(key, codes)["params"]
 
 
 def count_params(config: PoolformerConfig) -> int:
