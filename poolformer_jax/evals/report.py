@@ -15,11 +15,9 @@ reads only the files that the other programs leave in the work directory:
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
 import io
 import itertools
-import json
 import math
 import operator
 import os
@@ -28,65 +26,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import scipy.signal
-from jaxtyping import Float, Int16
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from poolformer_jax.audio.wav import read_wav
-
-# Greys and hues that keep a contrast of at least 3 on white as well as on near-black: the pictures
-# are transparent and stand on the page's background, whichever it is.
-_INK = "#7b828d"
-_BLUE = "#3f83f0"
-_ORANGE = "#e0761f"
-_REAL = "#1f9a75"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Clip:
-    """A WAV file of the run.
-
-    Attributes:
-      name: File name without its ending.
-      is_real: Whether it is a recording from the data set (its name starts with `real_`).
-      encoded: The file's bytes.
-      pcm: Its samples.
-      sample_rate: In Hz.
-    """
-
-    name: str
-    is_real: bool
-    encoded: bytes
-    pcm: Int16[np.ndarray, " t"]
-    sample_rate: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """What a work directory tells about a run.
-
-    Attributes:
-      workdir: The directory.
-      config: Sections `model`, `data` and `train` of the resolved configuration.
-      environment: Versions, commit, platform, number of parameters.
-      training: Metrics of training steps, ordered by step, each step once.
-      validation: Metrics of validations, likewise.
-      likelihood: Result on the test split, or None.
-      clips: Generated clips first, then real ones.
-    """
-
-    workdir: pathlib.Path
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    training: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
-    likelihood: dict[str, Any] | None
-    clips: list[Clip]
+from poolformer_jax.evals.report_plots import plot_clip, plot_loss
+from poolformer_jax.evals.run_files import Clip, Run, as_number, load_run, train_command
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -111,26 +55,6 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     return path
 
 
-def load_run(workdir: str | os.PathLike[str]) -> Run:
-    """Reads a work directory; see `write_report` for the errors."""
-    workdir = pathlib.Path(workdir)
-    if not workdir.is_dir():
-        raise FileNotFoundError(
-            f"work directory {workdir} does not exist; make it with: {_train_command(workdir)}"
-        )
-    metrics = _read_metrics(workdir)
-    likelihood_path = workdir / "likelihood_test.json"
-    return Run(
-        workdir=workdir,
-        config=_read_json(workdir / "config.json"),
-        environment=_read_json(workdir / "environment.json"),
-        training=_by_step(metrics, "train"),
-        validation=_by_step(metrics, "validation"),
-        likelihood=_read_json(likelihood_path) if likelihood_path.exists() else None,
-        clips=_read_clips(workdir / "samples"),
-    )
-
-
 def render_page(run: Run) -> str:
     """Returns the whole page as HTML text."""
     model = run.config.get("model", {})
@@ -146,82 +70,6 @@ def render_page(run: Run) -> str:
         _section("Made with", _table(_environment_rows(run))),
     ]
     return _PAGE.format(title=html.escape(title), style=_STYLE, body="\n".join(sections))
-
-
-def running_mean(values: Float[np.ndarray, " t"], window: int) -> Float[np.ndarray, " t"]:
-    """Returns the mean of the last `window` finite values up to each one, fewer at the start.
-
-    It looks back only, so a point never shows what the run did not know yet. It is NaN where no
-    value in the window is finite (skipped steps may have none).
-    """
-    finite = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(finite)])
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(0, end - window)
-    total = counts[end] - counts[start]
-    return np.where(total > 0, (sums[end] - sums[start]) / np.maximum(total, 1), np.nan)
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; it is written by: {_train_command(path.parent)}"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
-
-
-def _read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; it is written by: {_train_command(workdir)}"
-        )
-    lines = path.read_text(encoding="utf-8").splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            # A run that was killed while it wrote leaves half a line, and a resumed run may go
-            # on behind it: a line without its end is dropped, anything else is damage.
-            if number == len(lines) or line.lstrip().startswith("{"):
-                continue
-            raise ValueError(f"{path}, line {number} is not valid JSON ({error})") from error
-        if isinstance(record, dict):
-            records.append(record)
-    return records
-
-
-def _by_step(records: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Picks one kind; a resumed run repeats steps after its checkpoint, and the last one counts."""
-    steps = {
-        record["step"]: record
-        for record in records
-        if record.get("kind") == kind and "step" in record
-    }
-    return [steps[step] for step in sorted(steps)]
-
-
-def _read_clips(directory: pathlib.Path) -> list[Clip]:
-    clips = []
-    for path in sorted(directory.glob("*.wav")):
-        pcm, sample_rate = read_wav(path)
-        clip = Clip(
-            name=path.stem,
-            is_real=path.name.startswith("real_"),
-            encoded=path.read_bytes(),
-            pcm=pcm,
-            sample_rate=sample_rate,
-        )
-        clips.append(clip)
-    return sorted(clips, key=lambda clip: clip.is_real)
 
 
 def _headline(run: Run) -> str:
@@ -252,9 +100,9 @@ def _headline(run: Run) -> str:
 
 def _loss_section(run: Run) -> str:
     if not run.training and not run.validation:
-        return _hint("No step has been logged yet.", _train_command(run.workdir))
+        return _hint("No step has been logged yet.", train_command(run.workdir))
     return _picture(
-        _plot_loss(run),
+        plot_loss(run),
         "Training and validation loss in bits per sample over training steps",
         caption="A training step's loss is that of its batch; validation is the whole split with "
         "the averaged (EMA) weights.",
@@ -312,7 +160,7 @@ def _clip_card(clip: Clip) -> str:
     sound = base64.b64encode(clip.encoded).decode("ascii")
     name = html.escape(clip.name)
     seconds = len(clip.pcm) / clip.sample_rate
-    picture = _picture(_plot_clip(clip), f"Waveform and spectrogram of {clip.name}")
+    picture = _picture(plot_clip(clip), f"Waveform and spectrogram of {clip.name}")
     return (
         f"<article><header><b>{name}</b><span>{seconds:.2f} s · {clip.sample_rate / 1000:g} kHz"
         f"</span></header><audio controls preload='metadata' aria-label='{name}' "
@@ -393,140 +241,6 @@ def _environment_rows(run: Run) -> list[list[str]]:
     return rows
 
 
-def _plot_loss(run: Run) -> Figure:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    uniform = math.log2(run.config.get("model", {}).get("num_codes", 256))
-    levels = [uniform]
-    axes.axhline(uniform, color=_INK, linewidth=1, linestyle=(0, (2, 3)))
-    axes.annotate(
-        f"uniform, {uniform:.1f}",
-        (1, uniform),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=_INK,
-        fontsize=9,
-    )
-    if run.training:
-        steps = np.array([record["step"] for record in run.training])
-        bits = np.array([_number(record["bits_per_sample"]) for record in run.training])
-        window = max(1, min(100, len(bits) // 40))
-        axes.plot(steps, bits, color=_BLUE, alpha=0.4, linewidth=0.8, label="training, each step")
-        if window > 1:
-            mean = running_mean(bits, window)
-            label = f"training, mean of {window} steps"
-            axes.plot(steps, mean, color=_BLUE, linewidth=1.8, label=label)
-        levels += bits[np.isfinite(bits)].tolist()
-    if run.validation:
-        steps = np.array([record["step"] for record in run.validation])
-        bits = np.array([_number(record["bits_per_sample"]) for record in run.validation])
-        axes.plot(
-            steps,
-            bits,
-            color=_ORANGE,
-            linewidth=1.6,
-            marker="o",
-            markersize=4.5,
-            label="validation",
-        )
-        levels += bits[np.isfinite(bits)].tolist()
-    # A spike of a diverging step must not squeeze the curve to a line: the top is the uniform
-    # loss, or the 98th percentile where most of the run lies above it.
-    top = max(uniform, float(np.percentile(levels, 98)))
-    bottom = min(levels)
-    margin = 0.06 * max(top - bottom, 0.1)
-    axes.set_ylim(bottom - margin, top + margin)
-    axes.set_xlabel("training step")
-    axes.set_ylabel("bits per sample")
-    axes.margins(x=0.015)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
-    _style_axes(axes)
-    axes.legend(
-        frameon=False,
-        labelcolor=_INK,
-        fontsize=9,
-        loc="upper center",
-        ncols=3,
-        bbox_to_anchor=(0.5, 1.14),
-    )
-    return figure
-
-
-def _plot_clip(clip: Clip) -> Figure:
-    figure = Figure(figsize=(4.8, 3.3), layout="constrained")
-    wave_axes, frequency_axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
-    signal = clip.pcm.astype(np.float64) / 2**15
-    seconds = np.arange(len(signal)) / clip.sample_rate
-    duration = len(signal) / clip.sample_rate
-    color = _REAL if clip.is_real else _BLUE
-    wave_axes.plot(seconds, signal, color=color, linewidth=0.5)
-    peak = max(float(np.abs(signal).max(initial=0.0)), 1e-3) * 1.1
-    wave_axes.set_ylim(-peak, peak)
-    wave_axes.set_ylabel("amplitude", fontsize=10)
-    decibels, extent = _spectrogram_db(signal, clip.sample_rate)
-    frequency_axes.imshow(
-        decibels,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        extent=extent,
-        vmin=-80.0,
-        vmax=0.0,
-        interpolation="bilinear",
-    )
-    frequency_axes.set_xlim(0.0, max(duration, 1e-3))
-    frequency_axes.set_ylabel("frequency (Hz)", fontsize=10)
-    frequency_axes.set_xlabel("time (s)", fontsize=10)
-    for axes in (wave_axes, frequency_axes):
-        axes.tick_params(labelsize=9)
-        _style_axes(axes)
-    return figure
-
-
-def _spectrogram_db(
-    signal: Float[np.ndarray, " t"], sample_rate: int
-) -> tuple[Float[np.ndarray, "f k"], tuple[float, float, float, float]]:
-    """Power spectrogram in dB below the loudest cell: 32 ms Hann windows, 4 ms apart.
-
-    Silence of half a window before and after lets the first and the last sample be in the middle
-    of a window, so that the picture is as long as the sound.
-
-    Returns:
-      (power in dB, extent of the picture: first and last time in s, first and last frequency in
-      Hz).
-    """
-    half = round(0.016 * sample_rate)
-    hop = max(1, round(0.004 * sample_rate))
-    frequencies, times, power = scipy.signal.spectrogram(
-        np.pad(signal, half),
-        fs=sample_rate,
-        window="hann",
-        nperseg=2 * half,
-        noverlap=2 * half - hop,
-        detrend=False,
-    )
-    reference = max(float(power.max()), 1e-20)
-    decibels = 10.0 * np.log10(np.maximum(power, 1e-9 * reference) / reference)
-    start, end = (times[[0, -1]] - half / sample_rate).tolist()
-    margin = 0.5 * hop / sample_rate
-    return decibels, (start - margin, end + margin, 0.0, float(frequencies[-1]))
-
-
-def _style_axes(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_color(to_rgba(_INK, 0.5))
-
-
 def _picture(figure: Figure, description: str, *, caption: str = "", kind: str = "") -> str:
     """Inlines a figure as a transparent PNG at twice the screen's density."""
     FigureCanvasAgg(figure)
@@ -564,10 +278,6 @@ def _hint(text: str, command: str) -> str:
     return f"<p class='hint'>{html.escape(text)} Run <code>{html.escape(command)}</code></p>"
 
 
-def _train_command(workdir: pathlib.Path) -> str:
-    return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
-
-
 def _text(value: Any) -> str:
     match value:
         case None:
@@ -581,7 +291,7 @@ def _text(value: Any) -> str:
 
 
 def _bits(value: float | None) -> str:
-    value = _number(value)
+    value = as_number(value)
     return f"{value:.3f}" if math.isfinite(value) else "not finite"
 
 
@@ -589,18 +299,13 @@ def _speed(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _number(value: float | None) -> float:
-    """Writers of strict JSON put null where a loss was not finite."""
-    return math.nan if value is None else float(value)
-
-
 def _finite_or_inf(value: float | None) -> float:
-    number = _number(value)
+    number = as_number(value)
     return number if math.isfinite(number) else math.inf
 
 
 def _finite(records: Sequence[dict[str, Any]], key: str) -> list[float]:
-    numbers = [_number(record[key]) for record in records if key in record]
+    numbers = [as_number(record[key]) for record in records if key in record]
     return [number for number in numbers if math.isfinite(number)]
 
 
@@ -621,6 +326,7 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
+
 
 _STYLE = """
 :root {

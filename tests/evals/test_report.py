@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax.audio.wav import write_wav
-from poolformer_jax.evals import report
+from poolformer_jax.evals import report, report_plots, run_files
 
 SAMPLE_RATE = 16_000
 MODEL = {
@@ -149,7 +149,7 @@ def test_pictures_are_png_without_metadata(workdir: pathlib.Path):
 
 def test_spectrogram_is_loudest_at_the_tone():
     time = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
-    decibels, extent = report._spectrogram_db(np.sin(2 * np.pi * 2000 * time), SAMPLE_RATE)
+    decibels, extent = report_plots.spectrogram_db(np.sin(2 * np.pi * 2000 * time), SAMPLE_RATE)
     rows = np.linspace(0, extent[3], len(decibels))
     # The windows hold 512 samples, so the rows are 31.25 Hz apart and 2 kHz is one of them.
     assert rows[decibels[:, decibels.shape[1] // 2].argmax()] == 2000
@@ -160,7 +160,7 @@ def test_spectrogram_is_loudest_at_the_tone():
 def test_running_mean_looks_back_and_skips_what_is_not_finite():
     values = np.array([np.nan, 4.0, 2.0, np.inf, 6.0])
     expected = [np.nan, 4.0, 3.0, 2.0, 6.0]
-    np.testing.assert_array_equal(report.running_mean(values, 2), expected)
+    np.testing.assert_array_equal(report_plots.running_mean(values, 2), expected)
 
 
 def test_missing_optional_parts_name_their_commands(workdir: pathlib.Path):
@@ -196,7 +196,7 @@ def test_resumed_run_counts_each_step_once_and_survives_half_a_line(workdir: pat
     with (workdir / "metrics.jsonl").open("a") as file:
         repeated = {"kind": "train", "step": 40, "bits_per_sample": 2.5, "skipped_steps": 7}
         file.write(json.dumps(repeated) + '\n{"kind": "train", "st')
-    run = report.load_run(workdir)
+    run = run_files.load_run(workdir)
     assert [record["step"] for record in run.training] == list(range(1, 41))
     assert run.training[-1]["bits_per_sample"] == 2.5
 

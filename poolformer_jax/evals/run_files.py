@@ -1,0 +1,149 @@
+"""What a run left in its work directory: configuration, metrics, likelihood, clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int16
+
+from poolformer_jax.audio.wav import read_wav
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A WAV file of the run.
+
+    Attributes:
+      name: File name without its ending.
+      is_real: Whether it is a recording from the data set (its name starts with `real_`).
+      encoded: The file's bytes.
+      pcm: Its samples.
+      sample_rate: In Hz.
+    """
+
+    name: str
+    is_real: bool
+    encoded: bytes
+    pcm: Int16[np.ndarray, " t"]
+    sample_rate: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a work directory tells about a run.
+
+    Attributes:
+      workdir: The directory.
+      config: Sections `model`, `data` and `train` of the resolved configuration.
+      environment: Versions, commit, platform, number of parameters.
+      training: Metrics of training steps, ordered by step, each step once.
+      validation: Metrics of validations, likewise.
+      likelihood: Result on the test split, or None.
+      clips: Generated clips first, then real ones.
+    """
+
+    workdir: pathlib.Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    likelihood: dict[str, Any] | None
+    clips: list[Clip]
+
+
+def load_run(workdir: str | os.PathLike[str]) -> Run:
+    """Reads a work directory; see `write_report` for the errors."""
+    workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise FileNotFoundError(
+            f"work directory {workdir} does not exist; make it with: {train_command(workdir)}"
+        )
+    metrics = _read_metrics(workdir)
+    likelihood_path = workdir / "likelihood_test.json"
+    return Run(
+        workdir=workdir,
+        config=_read_json(workdir / "config.json"),
+        environment=_read_json(workdir / "environment.json"),
+        training=_by_step(metrics, "train"),
+        validation=_by_step(metrics, "validation"),
+        likelihood=_read_json(likelihood_path) if likelihood_path.exists() else None,
+        clips=_read_clips(workdir / "samples"),
+    )
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; it is written by: {train_command(path.parent)}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; it is written by: {train_command(workdir)}"
+        )
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            # A run that was killed while it wrote leaves half a line, and a resumed run may go
+            # on behind it: a line without its end is dropped, anything else is damage.
+            if number == len(lines) or line.lstrip().startswith("{"):
+                continue
+            raise ValueError(f"{path}, line {number} is not valid JSON ({error})") from error
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _by_step(records: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Picks one kind; a resumed run repeats steps after its checkpoint, and the last one counts."""
+    steps = {
+        record["step"]: record
+        for record in records
+        if record.get("kind") == kind and "step" in record
+    }
+    return [steps[step] for step in sorted(steps)]
+
+
+def _read_clips(directory: pathlib.Path) -> list[Clip]:
+    clips = []
+    for path in sorted(directory.glob("*.wav")):
+        pcm, sample_rate = read_wav(path)
+        clip = Clip(
+            name=path.stem,
+            is_real=path.name.startswith("real_"),
+            encoded=path.read_bytes(),
+            pcm=pcm,
+            sample_rate=sample_rate,
+        )
+        clips.append(clip)
+    return sorted(clips, key=lambda clip: clip.is_real)
+
+
+def train_command(workdir: pathlib.Path) -> str:
+    """The command that makes a work directory."""
+    return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
+
+
+def as_number(value: float | None) -> float:
+    """Writers of strict JSON put null where a loss was not finite."""
+    return math.nan if value is None else float(value)
