@@ -43,7 +43,7 @@ setup(
         "flax>=0.12,<0.13",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.11.25,<0.13",
-        "tensorflow-datasets>=4.9.9,<4.10",  # Used without TensorFlow, which it doesn't require.
+        "tensorflow-datasets>=4.9.10,<4.10",  # Without TensorFlow. 4.9.9 breaks on new protobuf.
         "importlib_resources>=6.4,<8",  # TFDS imports it and doesn't declare it.
         "grain>=0.2.12,<0.3",
         "array_record>=0.8.1,<0.9",
