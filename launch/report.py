@@ -1,35 +1,32 @@
 """Writes one self-contained HTML page about a run: loss curve, likelihood, clips to listen to.
 
-  python -m launch.report --workdir=runs/quickstart
+    python -m launch.report --workdir=runs/quickstart
 
-The page is `report.html` in the work directory. Needs the extra `report`.
+The page is `report.html` in the workdir. Needs the extra `report`.
 """
 
-import sys
+from __future__ import annotations
 
-from absl import app, flags
+from absl import flags
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Work directory of a run made by launch.train.", required=True
-)
+from launch import command_line
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 
 
-def main(argv: list[str]) -> None:
+def main(argv):
     """Writes the page and prints its path."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    try:
-        from poolformer_jax.evals import report
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("matplotlib"):
-            raise
-        sys.exit("The report needs matplotlib: pip install -e '.[report]'")
-    try:
+    del argv
+    with command_line.user_errors():
+        try:
+            from poolformer_jax.evals import report
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("matplotlib"):
+                raise
+            raise ImportError("the report needs matplotlib: pip install -e '.[report]'") from error
         path = report.write_report(_WORKDIR.value)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"Error: {error}")
     print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser.")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(main)

@@ -61,8 +61,17 @@ def main(argv):
     with command_line.user_errors():
         sharding.check_batch_sizes(experiment.train, mesh)
         sources = {split: open_split(data, split) for split in ("train", "validation")}
-        batches = functools.partial(_batches_from, train_batches, sources["train"], experiment)
-        batches(0)
+
+        def batches(start_example):
+            return train_batches(
+                sources["train"],
+                data,
+                batch_size=experiment.train.batch_size // jax.process_count(),
+                start_example=start_example,
+                **processes,
+            )
+
+        batches(0)  # Complains now of what it would complain of after compilation.
 
     environment = describe_environment(model)
     if jax.process_index() == 0:
@@ -111,19 +120,6 @@ def main(argv):
             f"again: {shlex.join(sys.orig_argv)}",
             flush=True,
         )
-
-
-def _batches_from(train_batches, source, experiment, start_example):
-    import jax
-
-    return train_batches(
-        source,
-        experiment.data,
-        batch_size=experiment.train.batch_size // jax.process_count(),
-        start_example=start_example,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
+        # Logging is not safe in a handler: the loop says what is going on.
         self._received = signal.Signals(number)
-        signal.signal(
-            number, self._previous[number] or signal.SIG_DFL
-        )  # Nothing else is safe in a handler.
+        signal.signal(number, self._previous[number] or signal.SIG_DFL)
