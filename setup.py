@@ -26,6 +26,7 @@ _JAX_BOUNDS = ">=0.7.1,<0.13"
 
 _DIGITS = ["espeakng-loader>=0.2.4,<0.3"]
 _REPORT = ["matplotlib>=3.9,<4"]
+_DOWNLOAD = ["huggingface_hub>=0.34,<3"]
 
 setup(
     name="poolformer_jax",
@@ -52,11 +53,15 @@ setup(
         "jaxtyping>=0.3,<0.4",
         "numpy>=2.0.2,<3",
         "scipy>=1.14.1,<2",
+        "etils[epath]>=1.9,<2",
+        "tqdm>=4.66,<5",
         "tensorboardX>=2.6.2.2,<3",
     ],
     extras_require={
         "digits": _DIGITS,
         "report": _REPORT,
+        "download": _DOWNLOAD,
+        "gcs": ["gcsfs>=2024.12,<2027"],
         "tpu": [f"jax[tpu]{_JAX_BOUNDS}"],
         "test": [
             "pytest>=8.3.2,<10",
@@ -65,6 +70,7 @@ setup(
             "beartype>=0.20,<0.24",
             *_DIGITS,
             *_REPORT,
+            *_DOWNLOAD,
         ],
         "lint": [
             "ruff>=0.17,<0.18",

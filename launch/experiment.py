@@ -15,12 +15,12 @@ from typing import Any, get_type_hints
 
 from ml_collections import config_dict
 
+from poolformer_jax.audio.codec import NUM_CODES, silence_code
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.models.config import EXECUTION_FIELDS, PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
 
 CONFIG_FILE = "config.json"
-NUM_CODES = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,16 @@ class Experiment:
                 self.model.check_length(length)
             except ValueError as error:
                 raise ValueError(f"data.{name} does not fit model.pool_factors: {error}") from None
-        if self.model.num_codes != NUM_CODES:
-            raise ValueError(
-                f"model.num_codes {self.model.num_codes} does not fit the 8-bit data.codec "
-                f"{self.data.codec!r}; use {NUM_CODES}"
-            )
+        codec = self.data.codec
+        for name, wanted in (
+            ("num_codes", NUM_CODES[codec]),
+            ("initial_code", silence_code(codec)),
+        ):
+            value = getattr(self.model, name)
+            if value != wanted:
+                raise ValueError(
+                    f"model.{name} {value} does not fit data.codec {codec!r}; use {wanted}"
+                )
 
 
 _SECTIONS: dict[str, type] = {

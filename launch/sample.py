@@ -46,7 +46,6 @@ def main(argv):
         experiment = read_experiment(workdir)
 
     import jax
-    import numpy as np
 
     from launch.restore import restore_ema_params
     from poolformer_jax.audio.codec import decode, encode
@@ -87,11 +86,11 @@ def main(argv):
     for old in folder.glob("*.wav"):
         old.unlink()
     for index, clip in enumerate(codes):
-        pcm = decode(clip.astype(np.uint8), codec=experiment.data.codec)
+        pcm = decode(clip, codec=experiment.data.codec)
         write_wav(folder / f"sample_{index:04d}.wav", pcm, SAMPLE_RATE)
     for index in range(min(_NUM_REAL.value, len(real))):
         example = real[index * len(real) // _NUM_REAL.value]
-        pcm = example["audio"][: example["length"]]
+        pcm = example["audio"]
         heard = decode(encode(pcm, codec=data.codec, normalize=data.normalize), codec=data.codec)
         write_wav(folder / f"real_{index:04d}.wav", heard, SAMPLE_RATE)
     seconds = time.monotonic() - start

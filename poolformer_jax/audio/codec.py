@@ -1,36 +1,46 @@
-"""From 16-bit PCM to 8-bit codes and back, by the codec's name."""
+"""From 16-bit PCM to codes and back, by the codec's name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import Float, Int16, Integer, UInt
 
 from poolformer_jax.audio.linear import linear_decode, linear_encode
 from poolformer_jax.audio.mu_law import mu_law_decode, mu_law_encode
+from poolformer_jax.audio.pcm16 import pcm16_decode, pcm16_encode
 
-CodecName = Literal["mu_law", "linear"]
+CodecName = Literal["mu_law", "linear", "pcm16"]
 
-SILENCE_CODE = 128
-"""The code of sample value 0.0 in both codecs. Clips are padded with it AFTER encoding, so that
-padding is silence whatever a clip's minimum and maximum are."""
+NUM_CODES: Mapping[CodecName, int] = {"mu_law": 256, "linear": 256, "pcm16": 65_536}
+"""Codes of each codec: the size of the model's vocabulary."""
+
+
+def silence_code(codec: CodecName) -> int:
+    """The code of sample value 0.0: the middle one.
+
+    Clips are padded with it AFTER encoding, so that padding is silence whatever a clip's minimum
+    and maximum are.
+    """
+    return NUM_CODES[codec] // 2
 
 
 def encode(
     pcm: Int16[np.ndarray, " t"], *, codec: CodecName, normalize: bool
-) -> UInt8[np.ndarray, " t"]:
+) -> UInt[np.ndarray, " t"]:
     """Encodes one clip.
 
     Args:
       pcm: The clip's own samples, without padding.
-      codec: "mu_law" or "linear".
+      codec: "mu_law" or "linear" (8 bit), or "pcm16" (16 bit).
       normalize: True scales the clip's minimum and maximum to -1 and 1,
         -1 + 2 (x - min) / (max - min + 1e-6), except that a constant clip, which the formula would
         turn into the loudest negative value, becomes silence; False divides by 2^15.
 
     Returns:
-      Codes 0 to 255.
+      Codes 0 to NUM_CODES[codec] - 1, uint8 or uint16.
 
     Raises:
       ValueError: If the codec is unknown.
@@ -43,14 +53,20 @@ def encode(
             return mu_law_encode(x)
         case "linear":
             return linear_encode(x)
+        case "pcm16":
+            return pcm16_encode(x)
         case _:
             raise ValueError(_unknown(codec))
 
 
-def decode(codes: UInt8[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.ndarray, " t"]:
-    """Decodes to 16-bit PCM: round(2^15 x), saturated at 2^15 - 1 so that code 255 does not wrap.
+def decode(codes: Integer[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.ndarray, " t"]:
+    """Decodes to 16-bit PCM: round(2^15 x), saturated at 2^15 - 1 so that the last code can't wrap.
 
-    It is the inverse of `encode` with normalize=False: all 256 codes survive decode and encode.
+    It is the inverse of `encode` with normalize=False: all codes survive decode and encode.
+
+    Args:
+      codes: 0 to NUM_CODES[codec] - 1, of any integer type.
+      codec: Whose codes they are.
 
     Raises:
       ValueError: If the codec is unknown.
@@ -60,6 +76,8 @@ def decode(codes: UInt8[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.ndar
             x = mu_law_decode(codes)
         case "linear":
             x = linear_decode(codes)
+        case "pcm16":
+            x = pcm16_decode(codes)
         case _:
             raise ValueError(_unknown(codec))
     return np.clip(np.rint(x * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
@@ -73,4 +91,4 @@ def _min_max_scale(pcm: Int16[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
 
 
 def _unknown(codec: str) -> str:
-    return f"unknown codec {codec!r}; use 'mu_law' or 'linear'"
+    return f"unknown codec {codec!r}; known: {', '.join(NUM_CODES)}"

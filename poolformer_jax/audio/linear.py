@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 
 
 def linear_encode(x: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -23,6 +23,6 @@ def linear_encode(x: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
     return np.clip(np.trunc(v * (256 - 0.01) + 0.005), 0, 255).astype(np.uint8)
 
 
-def linear_decode(codes: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def linear_decode(codes: Integer[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Maps codes 0 to 255 to evenly spaced float64 samples in [-1, 1]: y = 2 code / 255 - 1."""
     return 2.0 * codes.astype(np.float64) / 255.0 - 1.0

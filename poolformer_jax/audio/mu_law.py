@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 
 from poolformer_jax.audio.linear import linear_decode, linear_encode
 
@@ -26,7 +26,7 @@ def mu_law_encode(x: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
     return linear_encode(np.sign(x) * np.log1p(MU * np.abs(x + 1e-8)) / np.log1p(MU))
 
 
-def mu_law_decode(codes: UInt8[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def mu_law_decode(codes: Integer[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Expands codes 0 to 255 to float64 samples in [-1, 1].
 
     Source: the S4 / SaShiMi protocol, `mu_law_decode`: x = sign(y) (256^|y| - 1) / 255 with

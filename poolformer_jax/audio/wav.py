@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pathlib
 import wave
 
 import numpy as np
@@ -19,7 +21,7 @@ def write_wav(path: str | os.PathLike[str], pcm: Int16[np.ndarray, " t"], sample
 
 
 def read_wav(path: str | os.PathLike[str]) -> tuple[Int16[np.ndarray, " t"], int]:
-    """Reads 16-bit mono PCM.
+    """Reads a file of 16-bit mono PCM.
 
     Returns:
       (samples, sample rate in Hz).
@@ -27,20 +29,34 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[Int16[np.ndarray, " t"], int
     Raises:
       ValueError: If the file is no PCM WAV file, not mono, not 16 bit, or cut off.
     """
-    path = os.fspath(path)
-    fix = f"; convert it with: ffmpeg -i {path} -ac 1 -c:a pcm_s16le OUT.wav"
     try:
-        with wave.open(path, "rb") as file:
+        return parse_wav(pathlib.Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} {error}; if it is whole, convert it with: "
+            f"ffmpeg -i {path} -ac 1 -c:a pcm_s16le OUT.wav"
+        ) from error
+
+
+def parse_wav(content: bytes) -> tuple[Int16[np.ndarray, " t"], int]:
+    """Reads the content of a file of 16-bit mono PCM.
+
+    Returns:
+      (samples, sample rate in Hz).
+
+    Raises:
+      ValueError: As `read_wav`; the message is what is wrong with the file, to follow its name.
+    """
+    try:
+        with wave.open(io.BytesIO(content), "rb") as file:
             channels, width, rate, frames = file.getparams()[:4]
             if channels != 1:
-                raise ValueError(f"{path} has {channels} channels, expected 1 (mono){fix}")
+                raise ValueError(f"has {channels} channels, expected 1 (mono)")
             if width != 2:
-                raise ValueError(f"{path} has {8 * width}-bit samples, expected 16-bit{fix}")
+                raise ValueError(f"has {8 * width}-bit samples, expected 16-bit")
             data = file.readframes(frames)
     except (wave.Error, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a PCM WAV file ({error or 'cut off header'}){fix}"
-        ) from error
+        raise ValueError(f"is not a PCM WAV file ({error or 'cut off header'})") from error
     if len(data) != 2 * frames:
-        raise ValueError(f"{path} is cut off: {len(data) // 2} of {frames} samples; copy it again")
+        raise ValueError(f"is cut off: {len(data) // 2} of {frames} samples")
     return np.frombuffer(data, "<i2").astype(np.int16), rate

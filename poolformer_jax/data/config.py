@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
+from typing import Literal, get_args
 
 from poolformer_jax.audio.codec import CodecName
 
-DATASETS = ("digits", "digits_tiny", "sc09")
+DATASETS = ("digits", "digits_tiny", "fsdd", "sc09", "beethoven", "youtubemix")
+
+Crop = Literal["start", "random"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,16 +17,20 @@ class DataConfig:
     """A data set and how its clips become tokens.
 
     Attributes:
-      name: "digits" (10,400 spoken digits, synthesised on first use), "digits_tiny" (120 of them,
-        for tests) or "sc09".
-      codec: 8-bit codec, "mu_law" or "linear".
+      name: "digits" (10,400 spoken digits, synthesised on first use) or "digits_tiny" (120 of them,
+        for tests); "fsdd", "sc09", "beethoven" or "youtubemix", which `launch.prepare_data` makes
+        from their published archives.
+      partial: Whether to use the subset of such an archive that --allow_partial prepares.
+      codec: "mu_law" or "linear" (8 bit), or "pcm16" (16 bit, for a model of 65,536 codes).
       normalize: Whether each clip's minimum and maximum are scaled to -1 and 1.
       seq_len: Tokens per example (samples at 16 kHz); longer clips are cut, shorter ones padded.
-      train_len: Tokens of a training example: the beginning of each clip, up to here. None is
-        seq_len. Evaluation always sees whole clips.
+      train_len: Tokens of a training example: a part of each clip. None is seq_len. Evaluation
+        always sees whole clips.
+      crop: Which part: its "start", or one that begins at a "random" sample, drawn anew in every
+        epoch. Either way a clip is normalised as a whole.
       data_dir: Where built data sets are kept; None is $XDG_CACHE_HOME/poolformer_jax or
-        ~/.cache/poolformer_jax.
-      seed: Order of the training examples.
+        ~/.cache/poolformer_jax. A bucket (gs://...) is copied to that cache folder before use.
+      seed: Order and crops of the training examples.
       build_seed: Takes that the "digits" builder draws; each seed is built into its own folder. It
         is apart from `seed` so that runs of several seeds share one validation set.
 
@@ -33,10 +39,12 @@ class DataConfig:
     """
 
     name: str = "digits"
+    partial: bool = False
     codec: CodecName = "mu_law"
     normalize: bool = True
     seq_len: int = 16_000
     train_len: int | None = None
+    crop: Crop = "start"
     data_dir: str | None = None
     seed: int = 0
     build_seed: int = 0
@@ -48,8 +56,14 @@ class DataConfig:
             raise ValueError(
                 f"unknown codec {self.codec!r}; known: {', '.join(get_args(CodecName))}"
             )
-        if not isinstance(self.normalize, bool):
-            raise ValueError(f"normalize must be True or False, got {self.normalize!r}")
+        if self.crop not in get_args(Crop):
+            raise ValueError(f"unknown crop {self.crop!r}; known: {', '.join(get_args(Crop))}")
+        for field in ("partial", "normalize"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise ValueError(f"{field} must be True or False, got {value!r}")
+        if self.partial and self.name.startswith("digits"):
+            raise ValueError(f"partial is for published archives; {self.name!r} is always whole")
         if not _is_int(self.seq_len) or self.seq_len < 1:
             raise ValueError(
                 f"seq_len must be a positive whole number of samples, got {self.seq_len!r}; "

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
+from jaxtyping import Int16, UInt
 
-from poolformer_jax.audio.codec import SILENCE_CODE, encode
+from poolformer_jax.audio.codec import encode, silence_code
 from poolformer_jax.data.builders.prepare import Source
 from poolformer_jax.data.config import DataConfig
 
 Batch = dict[str, np.ndarray]
 """`tokens` int32 [b, t], padded with the code of silence, and `lengths` int32 [b], in samples."""
 
-# Enough to hide the decoding (0.5 ms a clip) behind any training step. Few batches are kept ready:
-# one of 32 clips takes 2 MB.
-_READ_OPTIONS = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+# Reading and encoding a clip is a chain of calls too short for Python's threads to share well: one
+# thread beside the training loop is faster than several. Few batches are kept ready: one of 32
+# one-second clips takes 2 MB.
+_READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
 
 
 def train_batches(
@@ -36,11 +37,11 @@ def train_batches(
     global batch is the next `batch_size * process_count` examples of it, of which each process
     takes its `batch_size` in a row. The order knows nothing of processes or of runs, so
     `start_example` is all that a run needs to go on where another stopped, with any number of
-    processes.
+    processes. A random crop depends on the seed and on the example's position in the order.
 
     Args:
       source: The training split.
-      config: Codec, sequence length and seed.
+      config: Codec, length, crop and seed.
       batch_size: Examples per batch of this process.
       start_example: Examples consumed so far by all processes together.
       process_index: This process.
@@ -57,19 +58,23 @@ def train_batches(
             f"a batch of {batch_size} x {process_count} processes is larger than the split of "
             f"{len(source)} clips; use a batch size of at most {len(source) // process_count}"
         )
-    order = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None)
+    order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
+    length = config.train_len or config.seq_len
 
-    def position(index: int) -> int:
-        batch, row = divmod(index, batch_size)
-        return start_example + batch * global_batch + process_index * batch_size + row
+    def codes_at(position: int) -> UInt[np.ndarray, " t"]:
+        codes = _encode(source[order[position]]["audio"], config)
+        if config.crop == "start" or len(codes) <= length:
+            return codes[:length]
+        rng = np.random.default_rng((config.seed, position))
+        start = rng.integers(len(codes) - length, endpoint=True)
+        return codes[start : start + length]
 
-    dataset = (
-        grain.MapDataset.range(sys.maxsize // global_batch)
-        .map(lambda index: order[position(index)])
-        .map(lambda example: _tokenize(example, config, config.train_len or config.seq_len))
-        .batch(batch_size, drop_remainder=True)
-    )
-    return iter(dataset.to_iter_dataset(_READ_OPTIONS))
+    def batch_at(index: int) -> Batch:
+        first = start_example + index * global_batch + process_index * batch_size
+        rows = [codes_at(position) for position in range(first, first + batch_size)]
+        return _pad(rows, length, config)
+
+    return _prefetch(batch_at, sys.maxsize // global_batch)
 
 
 def eval_batches(
@@ -97,26 +102,33 @@ def eval_batches(
       ValueError: If a number is out of range or the split is empty.
     """
     global_batch = _check_sizes(source, batch_size, process_index, process_count)
-    rows = -(-len(source) // global_batch) * global_batch
-    filler = {"audio": np.zeros(0, np.int16), "length": 0}
 
-    def tokenize(index: int) -> Batch:
-        return _tokenize(source[index] if index < len(source) else filler, config, config.seq_len)
+    def codes_at(index: int) -> UInt[np.ndarray, " t"]:
+        pcm = source[index]["audio"] if index < len(source) else np.zeros(0, np.int16)
+        return _encode(pcm, config)[: config.seq_len]
 
-    dataset = (
-        grain.MapDataset.range(process_index, rows, process_count).map(tokenize).batch(batch_size)
-    )
-    return iter(dataset.to_iter_dataset(_READ_OPTIONS))
+    def batch_at(index: int) -> Batch:
+        first = index * global_batch + process_index
+        rows = [codes_at(i) for i in range(first, first + global_batch, process_count)]
+        return _pad(rows, config.seq_len, config)
+
+    return _prefetch(batch_at, -(-len(source) // global_batch))
 
 
-def _tokenize(example: Mapping[str, Any], config: DataConfig, length: int) -> Batch:
-    # The clip is encoded without its padding, and whole, so that its codes depend on neither the
-    # padding nor the cut.
-    pcm = example["audio"][: example["length"]]
-    codes = encode(pcm, codec=config.codec, normalize=config.normalize)[:length]
-    tokens = np.full(length, SILENCE_CODE, np.int32)
-    tokens[: len(codes)] = codes
-    return {"tokens": tokens, "lengths": np.asarray(len(codes), np.int32)}
+def _encode(pcm: Int16[np.ndarray, " t"], config: DataConfig) -> UInt[np.ndarray, " t"]:
+    # Without padding, and before any cut, so that the codes depend on neither.
+    return encode(pcm, codec=config.codec, normalize=config.normalize)
+
+
+def _pad(rows: list[UInt[np.ndarray, " _"]], length: int, config: DataConfig) -> Batch:
+    tokens = np.full((len(rows), length), silence_code(config.codec), np.int32)
+    for row, codes in zip(tokens, rows, strict=True):
+        row[: len(codes)] = codes
+    return {"tokens": tokens, "lengths": np.array([len(codes) for codes in rows], np.int32)}
+
+
+def _prefetch(batch_at: Callable[[int], Batch], num_batches: int) -> Iterator[Batch]:
+    return iter(grain.MapDataset.range(num_batches).map(batch_at).to_iter_dataset(_READ_OPTIONS))
 
 
 def _check_sizes(source: Source, batch_size: int, process_index: int, process_count: int) -> int:

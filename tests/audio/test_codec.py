@@ -4,14 +4,14 @@ import sys
 import numpy as np
 import pytest
 
-from poolformer_jax.audio.codec import SILENCE_CODE, decode, encode
+from poolformer_jax.audio.codec import NUM_CODES, decode, encode, silence_code
 
-CODECS = ("mu_law", "linear")
+CODECS = tuple(NUM_CODES)
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_all_codes_round_trip_through_int16(codec):
-    codes = np.arange(256, dtype=np.uint8)
+    codes = np.arange(NUM_CODES[codec])
     np.testing.assert_array_equal(
         encode(decode(codes, codec=codec), codec=codec, normalize=False), codes
     )
@@ -19,15 +19,15 @@ def test_all_codes_round_trip_through_int16(codec):
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_decode_does_not_wrap(codec):
-    pcm = decode(np.arange(256, dtype=np.uint8), codec=codec)
-    assert pcm[0] == -(2**15) and pcm[255] == 2**15 - 1
+    pcm = decode(np.arange(NUM_CODES[codec]), codec=codec)
+    assert pcm[0] == -(2**15) and pcm[-1] == 2**15 - 1
     assert np.all(np.diff(pcm.astype(int)) > 0)
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_zero_is_the_silence_code(codec):
     zeros = np.zeros(3, np.int16)
-    assert np.all(encode(zeros, codec=codec, normalize=False) == SILENCE_CODE)
+    assert np.all(encode(zeros, codec=codec, normalize=False) == silence_code(codec))
 
 
 def test_normalize_matches_closed_form():
@@ -41,6 +41,19 @@ def test_without_normalize_full_scale_is_2_to_the_15():
     pcm = np.array([-(2**15), -(2**14), 2**14], np.int16)
     codes = encode(pcm, codec="linear", normalize=False)
     np.testing.assert_array_equal(codes, [0, 64, 191])
+
+
+def test_pcm16_loses_nothing():
+    pcm = np.arange(-(2**15), 2**15).astype(np.int16)
+    codes = encode(pcm, codec="pcm16", normalize=False)
+    np.testing.assert_array_equal(codes, pcm.astype(int) + 2**15)
+    np.testing.assert_array_equal(decode(codes, codec="pcm16"), pcm)
+
+
+def test_normalized_pcm16_fills_the_range():
+    # -1, -0.5 and 1 (but for 2e-9) become 0, 2^15 - 2^14 and, saturated, 2^16 - 1.
+    codes = encode(np.array([0, 250, 1000], np.int16), codec="pcm16", normalize=True)
+    np.testing.assert_array_equal(codes, [0, 2**14, 2**16 - 1])
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -63,7 +76,7 @@ def test_empty_clip_is_empty(codec, normalize):
 @pytest.mark.parametrize("value", [-(2**15), -7, 0, 7, 2**15 - 1])
 def test_normalized_constant_clip_is_silence(codec, value):
     codes = encode(np.full(5, value, np.int16), codec=codec, normalize=True)
-    assert np.all(codes == SILENCE_CODE)
+    assert np.all(codes == silence_code(codec))
 
 
 def test_unknown_codec_is_refused():
@@ -73,4 +86,4 @@ def test_unknown_codec_is_refused():
         "encode(np.zeros(1, np.int16), codec='a_law', normalize=True)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ValueError: unknown codec 'a_law'; use 'mu_law' or 'linear'" in result.stderr
+    assert "ValueError: unknown codec 'a_law'; known: mu_law, linear, pcm16" in result.stderr

@@ -6,7 +6,7 @@ import pytest
 from poolformer_jax.data.config import DataConfig
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_tiny", "sc09"])
+@pytest.mark.parametrize("name", ["digits", "digits_tiny", "fsdd", "sc09", "beethoven"])
 def test_known_names_are_accepted(name):
     assert DataConfig(name=name).name == name
 
@@ -14,8 +14,9 @@ def test_known_names_are_accepted(name):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "digit"}, "'digit'; known: digits, digits_tiny, sc09"),
+        ({"name": "digit"}, "'digit'; known: digits, digits_tiny, fsdd, sc09"),
         ({"seq_len": 0}, "seq_len .* got 0"),
+        ({"partial": True}, "partial is for published archives; 'digits' is always whole"),
         ({"data_dir": ""}, "data_dir .* got ''"),
         ({"seed": -1}, "seed .* got -1"),
         ({"build_seed": 2**31}, "build_seed .* got 2147483648"),
@@ -30,7 +31,7 @@ def test_values_of_a_wrong_type_are_named():
     # In a process of its own: here the import hook would refuse them first, as type errors.
     code = """
 from poolformer_jax.data.config import DataConfig
-for fields in ({"codec": "mulaw"}, {"normalize": "yes"}, {"seq_len": 1.5}):
+for fields in ({"codec": "mulaw"}, {"normalize": "yes"}, {"seq_len": 1.5}, {"crop": "end"}):
     try:
         DataConfig(**fields)
     except ValueError as error:
@@ -38,9 +39,10 @@ for fields in ({"codec": "mulaw"}, {"normalize": "yes"}, {"seq_len": 1.5}):
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.splitlines() == [
-        "unknown codec 'mulaw'; known: mu_law, linear",
+        "unknown codec 'mulaw'; known: mu_law, linear, pcm16",
         "normalize must be True or False, got 'yes'",
         "seq_len must be a positive whole number of samples, got 1.5; one second is 16000",
+        "unknown crop 'end'; known: start, random",
     ], result
 
 

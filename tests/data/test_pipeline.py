@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -14,9 +15,8 @@ CONFIG = DataConfig(seq_len=20)
 
 def clip(index):
     """A clip whose length tells it from the others: 5 + index samples."""
-    audio = np.zeros(30, np.int16)
-    audio[: 5 + index] = np.random.default_rng(index).integers(-1000, 1000, 5 + index)
-    return {"audio": audio, "length": 5 + index, "label": 0, "speaker": b""}
+    pcm = np.random.default_rng(index).integers(-1000, 1000, 5 + index)
+    return {"audio": pcm.astype(np.int16)}
 
 
 SOURCE = [clip(index) for index in range(CLIPS)]
@@ -44,16 +44,14 @@ def test_clip_is_encoded_cut_and_padded_with_silence():
     assert batch["tokens"].dtype == batch["lengths"].dtype == np.int32
     for index, (tokens, length) in enumerate(zip(batch["tokens"], batch["lengths"], strict=True)):
         assert length == min(5 + index, 20)
-        codes = encode(SOURCE[index]["audio"][: 5 + index], codec="mu_law", normalize=True)
+        codes = encode(SOURCE[index]["audio"], codec="mu_law", normalize=True)
         np.testing.assert_array_equal(tokens[:length], codes[:20])
         assert np.all(tokens[length:] == 128)
 
 
 def test_padding_does_not_depend_on_the_clip():
     # Minimum and maximum far from symmetric: padding before scaling would move the zeros.
-    audio = np.zeros(30, np.int16)
-    audio[:4] = [100, 900, 500, 900]
-    source = [{"audio": audio, "length": 4, "label": 0, "speaker": b""}]
+    source = [{"audio": np.array([100, 900, 500, 900], np.int16)}]
     for codec in ("mu_law", "linear"):
         config = DataConfig(seq_len=30, codec=codec)
         (batch,) = eval_batches(source, config, batch_size=1)
@@ -94,6 +92,75 @@ def test_two_processes_share_the_batches_of_one(start_example):
         for p, half in enumerate(halves):
             np.testing.assert_array_equal(half["tokens"], batch["tokens"][2 * p : 2 * p + 2])
             np.testing.assert_array_equal(half["lengths"], batch["lengths"][2 * p : 2 * p + 2])
+
+
+def test_pcm16_is_the_samples_padded_with_its_own_silence():
+    config = DataConfig(seq_len=30, codec="pcm16", normalize=False)
+    (batch,) = eval_batches(SOURCE, config, batch_size=CLIPS)
+    for row, example in zip(batch["tokens"], SOURCE, strict=True):
+        length = len(example["audio"])
+        np.testing.assert_array_equal(row[:length] - 2**15, example["audio"])
+        assert np.all(row[length:] == 2**15)
+
+
+RAMP = np.arange(1_000, dtype=np.int16)
+CROPS = DataConfig(seq_len=1_000, train_len=10, crop="random", codec="pcm16", normalize=False)
+
+
+def crop_starts(count, *, source=None, config=CROPS, **arguments):
+    """Where the crops of a clip begin whose samples are their own positions."""
+    source = [{"audio": RAMP}] if source is None else source
+    batches = train_batches(source, config, **{"batch_size": 1, "start_example": 0, **arguments})
+    rows = [batch["tokens"][0] - 2**15 for batch in itertools.islice(batches, count)]
+    for row in rows:
+        np.testing.assert_array_equal(row, row[0] + np.arange(10))
+    return [int(row[0]) for row in rows]
+
+
+def test_random_crops_cover_the_clip_evenly_and_follow_seed_and_position():
+    starts = crop_starts(2_000)
+    assert crop_starts(5, start_example=1_995) == starts[1_995:]
+    other_seed = dataclasses.replace(CROPS, seed=1)
+    assert crop_starts(20, config=other_seed) != starts[:20]
+    # Uniform over 0 to 990: ten cells of 200 +- 5 standard deviations of 13.4.
+    counts, _ = np.histogram(starts, bins=10, range=(0, 991))
+    assert np.all(np.abs(counts - 200) < 67)
+    # Both ends occur: the 991 starts are drawn 2,000 times, and each is missed with p = 0.13.
+    assert min(starts) <= 10 and max(starts) >= 980
+
+
+def test_crop_of_exactly_the_length_is_the_whole_clip():
+    assert crop_starts(3, source=[{"audio": RAMP[:10]}]) == [0, 0, 0]
+    both = {tuple(crop_starts(20, source=[{"audio": RAMP[:11]}]))[i] for i in range(20)}
+    assert both == {0, 1}
+
+
+def test_crops_do_not_depend_on_the_number_of_processes():
+    source = [{"audio": RAMP}] * 4
+    batches = train_batches(source, CROPS, batch_size=4, start_example=8)
+    whole = next(batches)["tokens"]
+    for p in range(2):
+        half = next(
+            train_batches(
+                source, CROPS, batch_size=2, start_example=8, process_index=p, process_count=2
+            )
+        )
+        np.testing.assert_array_equal(half["tokens"], whole[2 * p : 2 * p + 2])
+
+
+def test_crop_is_normalised_with_its_whole_clip():
+    config = dataclasses.replace(CROPS, codec="linear", normalize=True)
+    whole = encode(RAMP, codec="linear", normalize=True)
+    (batch,) = itertools.islice(
+        train_batches([{"audio": RAMP}], config, batch_size=1, start_example=0), 1
+    )
+    (start,) = crop_starts(1)
+    np.testing.assert_array_equal(batch["tokens"][0], whole[start : start + 10])
+
+
+def test_evaluation_is_never_cropped():
+    (batch,) = eval_batches([{"audio": RAMP}], CROPS, batch_size=1)
+    np.testing.assert_array_equal(batch["tokens"][0] - 2**15, RAMP)
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 3])
@@ -143,4 +210,4 @@ def test_digits_flow_through_the_pipeline(tiny_config):
     assert batch["tokens"].shape == (8, 16_000)
     assert np.all((batch["tokens"] >= 0) & (batch["tokens"] < 256))
     total = sum(b["lengths"].sum() for b in eval_batches(source, tiny_config, batch_size=32))
-    assert total == sum(example["length"] for example in source)
+    assert total == sum(len(example["audio"]) for example in source)

@@ -1,7 +1,6 @@
 """The binaries as a user runs them: processes that are killed, stopped, misused."""
 
 import json
-import os
 import random
 import re
 import signal
@@ -16,17 +15,15 @@ import orbax.checkpoint as ocp
 import pytest
 from scipy.io import wavfile
 
+from tests.launch.processes import TINY_MODEL, finish, start
+
 STEPS = 60
 TINY = [
     "--config=configs/digits.py",
     "--config.data.name=digits_tiny",
     "--config.data.seq_len=640",
     "--config.data.train_len=320",
-    "--config.model.width=8",
-    "--config.model.recurrent_width=16",
-    "--config.model.num_gate_blocks=4",
-    "--config.model.pool_factors=(4,)",
-    "--config.model.layers=(0,1)",
+    *TINY_MODEL,
     "--config.model.dropout=0.1",
     f"--config.train.num_steps={STEPS}",
     "--config.train.batch_size=4",
@@ -35,21 +32,6 @@ TINY = [
     "--config.train.checkpoint_every=10",
     "--config.train.eval_batch_size=8",
 ]
-
-
-def start(module, *arguments, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", f"launch.{module}", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | environment,
-    )
-
-
-def finish(process):
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
 
 
 def train(workdir, tiny_config, *arguments):

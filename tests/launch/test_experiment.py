@@ -17,7 +17,14 @@ from poolformer_jax.models.poolformer import count_params
 from poolformer_jax.training.config import TrainConfig
 
 CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
-PARAMETERS = {"digits": 143_616, "sc09": 7_272_704}
+PARAMETERS = {
+    "digits": 143_616,
+    "fsdd": 143_616,
+    "sc09": 7_272_704,
+    "beethoven": 7_272_704,
+    "youtubemix": 7_272_448,  # One pool of 4 instead of 5: 2 x 128 taps fewer.
+    "youtubemix_crops": 7_272_448,
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -53,6 +60,11 @@ def test_default_config_is_the_default_experiment_and_locked():
         ({"train": {"batch_size": 0}}, "config.train: batch_size 0"),
         ({"data": {"seq_len": 16001}}, "data.seq_len .* 16001 .* 160; pad to 16160"),
         ({"model": {"num_codes": 200}}, "model.num_codes 200 does not fit .* use 256"),
+        ({"data": {"codec": "pcm16"}}, "num_codes 256 does not fit data.codec 'pcm16'; use 65536"),
+        (
+            {"data": {"codec": "pcm16"}, "model": {"num_codes": 65536}},
+            "initial_code 128 does not fit .* use 32768",
+        ),
         ({"data": {"train_len": 100}}, "data.train_len .* 100 .* 160; pad to 160"),
     ],
 )

@@ -12,13 +12,12 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from poolformer_jax.data.builders import espeak
+from poolformer_jax.data.builders.features import DIGIT_WORDS, clip_features
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-CLIP_SAMPLES = 16_000  # One second.
+MAX_SAMPLES = 16_000  # One second.
 
 ACCENTS = (
     "en",
@@ -86,7 +85,7 @@ TINY = DigitsConfig(voices=(8, 2, 2), takes=1)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One planned clip: its key in the data set, label (index into WORDS) and utterance."""
+    """One planned clip: its key in the data set, label (index into DIGIT_WORDS) and utterance."""
 
     key: str
     label: int
@@ -122,7 +121,7 @@ def _takes(voice: str, config: DigitsConfig) -> Iterator[Clip]:
     # A string seeds Python's generator the same way on every platform and version.
     rng = random.Random(f"{config.seed}/{voice}")
     for take in range(config.takes):
-        for label, word in enumerate(WORDS):
+        for label, word in enumerate(DIGIT_WORDS):
             utterance = espeak.Utterance(
                 text=word,
                 accent=rng.choice(ACCENTS),
@@ -136,31 +135,19 @@ def _takes(voice: str, config: DigitsConfig) -> Iterator[Clip]:
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """Spoken digits at 16 kHz, 16 bit, padded with zeros to one second; splits by voice.
+    """Spoken digits of at most one second at 16 kHz; splits by voice.
 
     Every build of a configuration holds the same examples in the same order. The files' bytes
     differ, because protobuf does not fix the order in which an example's fields are written.
     """
 
     # The recipe's version: it names the folder, so raise it whenever the bytes would change.
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "audio": tfds.features.Tensor(
-                        shape=(CLIP_SAMPLES,),
-                        dtype=np.int16,
-                        encoding=tfds.features.Encoding.ZLIB,
-                        doc="Samples at 16 kHz.",
-                    ),
-                    "length": tfds.features.Scalar(np.int32, doc="Samples before the padding."),
-                    "label": tfds.features.ClassLabel(names=[*WORDS]),
-                    "speaker": tfds.features.Text(doc="eSpeak NG voice variant."),
-                }
-            ),
+            features=clip_features(labels=DIGIT_WORDS),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -170,14 +157,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(clips) for split, clips in plan(config).items()}
 
     def _generate_examples(self, clips: list[Clip]) -> Iterator[tuple[str, dict[str, Any]]]:
-        spoken = espeak.synthesize([clip.utterance for clip in clips], max_samples=CLIP_SAMPLES)
+        spoken = espeak.synthesize([clip.utterance for clip in clips], max_samples=MAX_SAMPLES)
         for clip, pcm in zip(clips, spoken, strict=True):
-            yield (
-                clip.key,
-                {
-                    "audio": np.pad(pcm, (0, CLIP_SAMPLES - len(pcm))),
-                    "length": len(pcm),
-                    "label": clip.label,
-                    "speaker": clip.utterance.voice,
-                },
-            )
+            example = {"audio": pcm, "name": clip.key, "label": clip.label}
+            yield clip.key, example | {"speaker": clip.utterance.voice}

@@ -5,37 +5,49 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import io
-import json
 import logging
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from poolformer_jax.data.builders import bucket
+from poolformer_jax.data.builders.beethoven import Beethoven
 from poolformer_jax.data.builders.digits import TINY, Digits, DigitsConfig
+from poolformer_jax.data.builders.download import download_archive
+from poolformer_jax.data.builders.fsdd import Fsdd
+from poolformer_jax.data.builders.manifest import find_fault, write_manifest
+from poolformer_jax.data.builders.recordings import Recordings, RecordingsConfig
+from poolformer_jax.data.builders.sc09 import Sc09
+from poolformer_jax.data.builders.youtubemix import Youtubemix
 from poolformer_jax.data.config import DataConfig
 
 _LOG = logging.getLogger(__name__)
 
 Source = Sequence[Mapping[str, Any]]
-"""Random access to decoded examples: `audio` int16 [t], `length` int, `label` int, `speaker`."""
+"""Random access to decoded examples: `audio` int16 [t], `name`, and of speech `label` (an int) and
+`speaker`."""
 
 SPLITS = ("train", "validation", "test")
-_MANIFEST = "manifest.json"
+
+_RECORDINGS: Mapping[str, type[Recordings]] = {
+    builder.name: builder for builder in (Sc09, Beethoven, Youtubemix, Fsdd)
+}
 
 
 def open_split(config: DataConfig, split: str) -> Source:
-    """Opens a split, building the data set first if it is missing or damaged.
+    """Opens a split of a complete data set.
 
     The size and SHA-256 of every file are compared with the manifest that was written after the
-    build. Whatever is wrong (a flipped byte, a missing file, a build that was killed) is logged as
-    a warning and the data set is built again. Processes that share a data_dir build one at a time.
+    build. The digits are built here if they are missing or damaged; other data sets are prepared
+    beforehand, because they need their archives. A data set in a bucket is copied to the cache
+    folder first. Processes that share a folder build and copy one at a time.
 
     Args:
       config: Names the data set and its data_dir.
@@ -45,40 +57,168 @@ def open_split(config: DataConfig, split: str) -> Source:
       A TFDS data source: a sequence of examples, each decoded when it is asked for.
 
     Raises:
-      ImportError: If the data set must be built and eSpeak NG is not installed.
-      ValueError: If the split is unknown, the data set has no builder, or data_dir cannot be
-        written.
+      FileNotFoundError: If the data set is not there, or damaged; the message says how to make it.
+      ImportError: If the digits must be built and eSpeak NG is not installed.
+      OSError: If the bucket cannot be read.
+      ValueError: If the split is unknown or data_dir cannot be written.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    data_dir = _data_dir(config)
-    recipe = _recipe(config)
-    folder = data_dir / Digits.name / recipe.name / str(Digits.VERSION)
-    # The usual case first, without the lock, so that a finished data_dir may be read-only.
-    if _find_fault(folder):
+    return tfds.builder_from_directory(_complete_folder(config)).as_data_source(split)
+
+
+def prepare(
+    config: DataConfig,
+    *,
+    manual_dir: str | os.PathLike[str] | None = None,
+    download: bool = False,
+) -> None:
+    """Builds a data set, unless it is complete already.
+
+    Args:
+      config: Names the data set and its data_dir, which may be in a bucket.
+      manual_dir: The published archive, a folder that holds it, or the folder it was extracted to.
+      download: Whether to get the archive from the Hugging Face Hub instead.
+
+    Raises:
+      FileNotFoundError: If manual_dir does not exist.
+      ImportError: If something optional is not installed.
+      OSError: If the archive cannot be downloaded or the bucket not be used.
+      ValueError: If neither source is given, or the archive is not what was published; the message
+        names the file and what to do.
+    """
+    if _is_complete(config):
+        _LOG.info("%s is complete already", _location(config))
+        return
+    builder, recipe = _recipe(config)
+    if not isinstance(recipe, RecordingsConfig):
+        if manual_dir is not None or download:
+            raise ValueError(
+                f"{config.name!r} is synthesised, not built from an archive; leave --manual_dir "
+                "and --download out"
+            )
+    else:
+        assert issubclass(builder, Recordings)
+        recipe.manual_dir = _find_archive(builder, config, manual_dir, download=download)
+    if not bucket.is_bucket(_data_dir(config)):
+        folder = pathlib.Path(_location(config))
         with _locked(folder.parent):
-            _build_if_needed(data_dir, recipe, folder)
-    return tfds.builder_from_directory(folder).as_data_source(split)
+            _build_if_needed(builder, recipe, folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="poolformer_jax_") as temporary:
+        folder = pathlib.Path(temporary) / _relative_folder(config)
+        folder.parent.mkdir(parents=True)
+        _build_if_needed(builder, recipe, folder)
+        bucket.upload(folder, _location(config))
 
 
-def _data_dir(config: DataConfig) -> pathlib.Path:
+def prepare_command(config: DataConfig) -> str:
+    """The command line that prepares a data set."""
+    flags = [f"--dataset={config.name}"]
+    if config.name in _RECORDINGS:
+        flags.append("--manual_dir=FOLDER_OF_THE_ARCHIVE")
     if config.data_dir is not None:
-        return pathlib.Path(config.data_dir).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache).expanduser().absolute() / "poolformer_jax"
+        flags.append(f"--data_dir={config.data_dir}")
+    if config.partial:
+        flags.append("--allow_partial")
+    return " ".join(["python -m launch.prepare_data", *flags])
 
 
-def _recipe(config: DataConfig) -> DigitsConfig:
+def _complete_folder(config: DataConfig) -> pathlib.Path:
+    if bucket.is_bucket(_data_dir(config)):
+        cache = _cache_dir() / "buckets" / _relative_folder(config)
+        copy = bucket.copy_to_disk(_location(config), cache, _locked)
+        if copy is not None:
+            return copy
+        fault: str | None = f"{_location(config)} holds no complete data set"
+    else:
+        folder = pathlib.Path(_location(config))
+        # The usual case, without the lock, so that a finished data_dir may be read-only.
+        fault = find_fault(folder)
+        if fault is None:
+            return folder
+        if config.name not in _RECORDINGS:
+            prepare(config)
+            return folder
+    raise FileNotFoundError(
+        f"the data set {config.name!r} is not ready ({fault}); make it with: "
+        f"{prepare_command(config)}{_hint_at_partial(config)}"
+    )
+
+
+def _hint_at_partial(config: DataConfig) -> str:
+    if config.partial or config.name not in _RECORDINGS:
+        return ""
+    if not _is_complete(dataclasses.replace(config, partial=True)):
+        return ""
+    return "; a subset is there: to train on it, set config.data.partial=True"
+
+
+def _is_complete(config: DataConfig) -> bool:
+    if bucket.is_bucket(_data_dir(config)):
+        return bucket.is_complete(_location(config))
+    return find_fault(pathlib.Path(_location(config))) is None
+
+
+def _find_archive(
+    builder: type[Recordings],
+    config: DataConfig,
+    manual_dir: str | os.PathLike[str] | None,
+    *,
+    download: bool,
+) -> str | os.PathLike[str]:
+    if manual_dir is not None:
+        return manual_dir
+    hub = builder.HUB_ARCHIVE
+    if download and hub is not None:
+        _LOG.info("Downloading %s from the Hugging Face Hub", builder.TITLE)
+        return download_archive(hub)
+    archive = " or ".join(builder.ARCHIVE_NAMES)
+    if download:
+        raise ValueError(
+            f"{builder.TITLE} is not on the Hugging Face Hub in its published form; get "
+            f"{archive} ({builder.HOMEPAGE}) and pass its folder as --manual_dir"
+        )
+    raise ValueError(
+        f"{config.name!r} is built from its published archive: name the folder that holds "
+        f"{archive} as --manual_dir ({builder.HOMEPAGE})"
+        + (", or pass --download to get it from the Hugging Face Hub" if hub else "")
+    )
+
+
+def _recipe(
+    config: DataConfig,
+) -> tuple[type[tfds.core.GeneratorBasedBuilder], tfds.core.BuilderConfig]:
     match config.name:
         case "digits":
-            return DigitsConfig(seed=config.build_seed)
+            return Digits, DigitsConfig(seed=config.build_seed)
         case "digits_tiny":
-            return dataclasses.replace(TINY, seed=config.build_seed)
-        case _:
-            raise ValueError(
-                f"the builder of data set {config.name!r} is not part of this release yet; "
-                "use name='digits'"
-            )
+            return Digits, dataclasses.replace(TINY, seed=config.build_seed)
+        case name:
+            return _RECORDINGS[name], RecordingsConfig(allow_partial=config.partial)
+
+
+def _relative_folder(config: DataConfig) -> str:
+    builder, recipe = _recipe(config)
+    return f"{builder.name}/{recipe.name}/{builder.VERSION}"
+
+
+def _location(config: DataConfig) -> str:
+    """Path or URL of the folder of a data set."""
+    return f"{_data_dir(config)}/{_relative_folder(config)}"
+
+
+def _data_dir(config: DataConfig) -> str:
+    if config.data_dir is None:
+        return str(_cache_dir())
+    if bucket.is_bucket(config.data_dir):
+        return config.data_dir.rstrip("/")
+    return str(pathlib.Path(config.data_dir).expanduser().absolute())
+
+
+def _cache_dir() -> pathlib.Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(cache).expanduser().absolute() / "poolformer_jax"
 
 
 @contextlib.contextmanager
@@ -100,8 +240,13 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         yield  # Closing the file releases the lock, as does the death of the process.
 
 
-def _build_if_needed(data_dir: pathlib.Path, recipe: DigitsConfig, folder: pathlib.Path) -> None:
-    fault = _find_fault(folder)
+def _build_if_needed(
+    builder: type[tfds.core.GeneratorBasedBuilder],
+    recipe: tfds.core.BuilderConfig,
+    folder: pathlib.Path,
+) -> None:
+    """Builds into folder, which ends in the builder's name, the recipe's and the version."""
+    fault = find_fault(folder)
     if fault is None:
         return  # Another process built it meanwhile.
     # TFDS writes to incomplete.XXXXXX_VERSION and renames it at the end. Nobody else is building.
@@ -112,46 +257,12 @@ def _build_if_needed(data_dir: pathlib.Path, recipe: DigitsConfig, folder: pathl
     if folder.exists():
         _LOG.warning("The data set in %s is damaged and is built again: %s", folder, fault)
         shutil.rmtree(folder)
-    _LOG.info("Building %s (once; about half a minute for all digits)", folder)
+    _LOG.info("Building %s", folder)
     start = time.monotonic()
     # The bars and messages of TFDS talk of a download; there is none.
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
-        builder = Digits(data_dir=data_dir, config=recipe)
-        builder.download_and_prepare(file_format="array_record")
-    _write_manifest(folder)
+        data_dir = folder.parents[2]
+        builder(data_dir=data_dir, config=recipe).download_and_prepare(file_format="array_record")
+    write_manifest(folder)
     _LOG.info("Built %s in %.0f s", folder, time.monotonic() - start)
-
-
-def _write_manifest(folder: pathlib.Path) -> None:
-    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
-    temporary = folder / f"{_MANIFEST}.tmp"
-    temporary.write_text(json.dumps({"files": files}, indent=2))
-    temporary.replace(folder / _MANIFEST)
-
-
-def _find_fault(folder: pathlib.Path) -> str | None:
-    """Returns what is wrong, naming the file, or None if every file matches the manifest."""
-    manifest = folder / _MANIFEST
-    try:
-        files = json.loads(manifest.read_text())["files"]
-        if not files:
-            return f"{manifest} lists no file"
-        for name, expected in files.items():
-            path = folder / name
-            found_bytes, expected_bytes = path.stat().st_size, expected["bytes"]
-            if found_bytes != expected_bytes:
-                return f"{path} has {found_bytes} bytes, expected {expected_bytes}"
-            if _fingerprint(path) != expected:
-                return f"{path} does not match its SHA-256"
-    except OSError as error:
-        return f"{error.filename} cannot be read ({error.strerror})"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{manifest} is not a manifest"
-    return None
-
-
-def _fingerprint(path: pathlib.Path) -> dict[str, int | str]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}

@@ -1,0 +1,22 @@
+"""A small Poolformer on recorded digits, for a laptop: six people say ten words fifty times.
+
+    python -m launch.prepare_data --dataset=fsdd --manual_dir=FOLDER_OF_THE_ARCHIVE
+    python -m launch.train --config=configs/fsdd.py --workdir=runs/fsdd
+
+Expected on two CPU cores, after ten minutes of training: 2.83 bits per sample on the validation
+takes (8.64 before; 3.25 after half of it), 2.82 on the test takes. Source: measured with these
+commands. The upper half of the spectrum is empty (8 kHz recordings), so bits are fewer than SC09's.
+"""
+
+from configs import digits
+
+
+def get_config():
+    config = digits.get_config()
+
+    config.data.name = "fsdd"
+
+    config.train.num_steps = 2_000
+    config.train.eval_every = 250
+    config.train.checkpoint_every = 250
+    return config

@@ -1,0 +1,128 @@
+"""Data sets in buckets (gs://...): written once, copied to every host's disk before use.
+
+ArrayRecord files are read at random, clip by clip, which a disk serves and a bucket does not. The
+manifest is written last and read first, so half an upload is never taken for a data set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+
+import tqdm
+from etils import epath
+
+from poolformer_jax.data.builders.manifest import MANIFEST, find_fault, parse_manifest
+
+
+def is_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is no path of a file system, but for example gs://bucket/folder."""
+    return "://" in os.fspath(path)
+
+
+def upload(folder: pathlib.Path, url: str) -> None:
+    """Copies a complete data set into a bucket, over what may be there.
+
+    Raises:
+      OSError: If the bucket cannot be written.
+    """
+    with _bucket_errors("write", url):
+        target = epath.Path(url)  # A bucket knows no folders: there is nothing to make.
+        (target / MANIFEST).unlink(missing_ok=True)
+        names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+        for name in _bar(names, "upload"):
+            epath.Path(folder / name).copy(target / name, overwrite=True)
+        epath.Path(folder / MANIFEST).copy(target / MANIFEST, overwrite=True)
+
+
+def is_complete(url: str) -> bool:
+    """Whether a data set is in a bucket with files of the sizes that its manifest names.
+
+    Raises:
+      OSError: If the bucket cannot be read.
+    """
+    manifest = _read_manifest(url)
+    if manifest is None:
+        return False
+    with _bucket_errors("read", url):
+        for name, expected in parse_manifest(manifest).items():
+            path = epath.Path(url) / name
+            if not path.exists() or path.stat().length != expected["bytes"]:
+                return False
+    return True
+
+
+def copy_to_disk(url: str, cache: pathlib.Path, locked: Callable) -> pathlib.Path | None:
+    """Copies a data set from a bucket to disk, unless the same one is there already.
+
+    Args:
+      url: Folder of the data set in the bucket.
+      cache: Folder on disk; every data set gets a folder there, named by its content.
+      locked: Context manager of a folder, in which no other process of the host is.
+
+    Returns:
+      The folder on disk, verified; None if the bucket holds no complete data set there.
+
+    Raises:
+      OSError: If the bucket cannot be read, or what it holds is damaged.
+    """
+    manifest = _read_manifest(url)
+    if manifest is None:
+        return None
+    folder = cache / hashlib.sha256(manifest.encode()).hexdigest()[:16]
+    if find_fault(folder):
+        with locked(cache):
+            if find_fault(folder):  # Another process may have copied it meanwhile.
+                _download(url, manifest, folder)
+    return folder
+
+
+def _read_manifest(url: str) -> str | None:
+    with _bucket_errors("read", url):
+        manifest = epath.Path(url) / MANIFEST
+        return manifest.read_text() if manifest.exists() else None
+
+
+def _download(url: str, manifest: str, folder: pathlib.Path) -> None:
+    for leftover in [*folder.parent.glob("incomplete.*"), folder]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="incomplete.") as temporary:
+        target = pathlib.Path(temporary) / folder.name
+        target.mkdir()
+        with _bucket_errors("read", url):
+            try:
+                names = sorted(parse_manifest(manifest))
+            except ValueError as error:
+                raise OSError(f"{MANIFEST} {error}") from error
+            for name in _bar(names, "copy from bucket"):
+                (epath.Path(url) / name).copy(target / name)
+        (target / MANIFEST).write_text(manifest, encoding="utf-8")
+        fault = find_fault(target)
+        if fault:
+            raise OSError(f"{url} is damaged: {fault}; delete it, and prepare the data set again")
+        target.replace(folder)
+
+
+def _bar(names: list[str], what: str) -> Iterable[str]:
+    return tqdm.tqdm(names, desc=what, unit="file", disable=None)
+
+
+@contextlib.contextmanager
+def _bucket_errors(verb: str, url: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f"{url} needs the client of that storage ({error}); for gs:// run: "
+            "pip install -e '.[gcs]'"
+        ) from error
+    except Exception as error:  # Each storage raises errors of its own.
+        raise OSError(
+            f"cannot {verb} {url} ({type(error).__name__}: {error}); check the bucket's name and "
+            "your credentials, for Google's with: gcloud auth application-default login"
+        ) from error

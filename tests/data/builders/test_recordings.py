@@ -1,0 +1,306 @@
+"""The builders of published data sets, on small archives in the published layouts."""
+
+import itertools
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from poolformer_jax.data.builders import prepare
+from poolformer_jax.data.builders.features import DIGIT_WORDS
+from poolformer_jax.data.builders.fsdd import Fsdd
+from poolformer_jax.data.config import DataConfig
+from tests.data.builders import published
+
+SPLITS = prepare.SPLITS
+
+
+def build(tmp_path, name, files, *, partial=True, archive="archive.zip", **arguments):
+    """Prepares a data set and returns its examples by split and name."""
+    path = published.write_zip(tmp_path / archive, files, **arguments)
+    config = DataConfig(name=name, data_dir=str(tmp_path / "data"), partial=partial)
+    prepare.prepare(config, manual_dir=path)
+    return read(config)
+
+
+def read(config):
+    splits = {}
+    for split in SPLITS:
+        examples = list(prepare.open_split(config, split))
+        splits[split] = {example["name"].decode(): example for example in examples}
+        assert len(splits[split]) == len(examples)
+    return splits
+
+
+def assert_nothing_is_left(tmp_path, name):
+    assert not list((tmp_path / "data").rglob("*array_record*"))
+    assert not list((tmp_path / "data").rglob("incomplete.*"))
+    for partial in (True, False):
+        config = DataConfig(name=name, data_dir=str(tmp_path / "data"), partial=partial)
+        with pytest.raises(FileNotFoundError, match=r"python -m launch.prepare_data"):
+            prepare.open_split(config, "train")
+
+
+def test_sc09_splits_by_its_lists(tmp_path):
+    splits = build(tmp_path, "sc09", published.sc09_files(), root="sc09/")
+    assert [len(splits[split]) for split in SPLITS] == [40, 20, 20]
+    takes = {split: {name[-5] for name in splits[split]} for split in SPLITS}
+    assert takes == {"train": {"2", "3"}, "validation": {"0"}, "test": {"1"}}
+    for name, example in itertools.chain(*(split.items() for split in splits.values())):
+        np.testing.assert_array_equal(example["audio"], published.pcm_of(name))
+        word, file = name.split("/")
+        assert DIGIT_WORDS[example["label"]] == word
+        assert example["speaker"].decode() == file[:8]
+
+
+def test_raw_speech_commands_is_the_same_sc09(tmp_path):
+    (tmp_path / "raw").mkdir()
+    archive = tmp_path / "raw" / "speech_commands_v0.02.tar.gz"
+    published.write_tar(archive, published.speech_commands_files(), root="./")
+    config = DataConfig(name="sc09", data_dir=str(tmp_path / "raw" / "data"), partial=True)
+    prepare.prepare(config, manual_dir=archive.parent)
+    one, other = build(tmp_path, "sc09", published.sc09_files()), read(config)
+    for split in SPLITS:
+        assert one[split].keys() == other[split].keys()
+        for name, example in one[split].items():
+            np.testing.assert_array_equal(example["audio"], other[split][name]["audio"])
+
+
+def test_extracted_folder_is_the_same_as_the_archive(tmp_path):
+    published.write_folder(tmp_path / "folder", published.sc09_files(), "sc09/")
+    config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"), partial=True)
+    prepare.prepare(config, manual_dir=tmp_path / "folder")
+    assert [len(split) for split in read(config).values()] == [40, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "counts", "first_of"),
+    [
+        ("beethoven", published.beethoven_files, (3_808, 260, 260), (0, 3_808, 4_068)),
+        ("youtubemix", published.youtubemix_files, (212, 14, 15), (0, 212, 226)),
+    ],
+)
+def test_music_splits_by_number(tmp_path, name, files, counts, first_of):
+    splits = build(tmp_path, name, files(), partial=False)
+    pattern = "out{:03d}.wav" if name == "youtubemix" else "{}.wav"
+    for split, count, first in zip(SPLITS, counts, first_of, strict=True):
+        names = [pattern.format(number) for number in range(first, first + count)]
+        assert splits[split].keys() == set(names)
+        for clip in (names[0], names[-1]):
+            audio = splits[split][clip]["audio"]
+            np.testing.assert_array_equal(audio, published.pcm_of(clip, len(audio)))
+
+
+def test_fsdd_splits_by_take(tmp_path):
+    splits = build(tmp_path, "fsdd", published.fsdd_files(), root="free-spoken-digit-dataset/")
+    takes = {split: {int(name[:-4].split("_")[2]) for name in splits[split]} for split in SPLITS}
+    assert takes == {
+        "train": set(range(10, 50)),
+        "validation": set(range(5, 10)),
+        "test": set(range(5)),
+    }
+    assert [len(splits[split]) for split in SPLITS] == [800, 100, 100]
+    example = splits["test"]["7_theo_3.wav"]
+    assert DIGIT_WORDS[example["label"]] == "seven" and example["speaker"] == b"theo"
+    assert len(example["audio"]) == 200
+
+
+def test_fsdd_is_upsampled_without_an_image():
+    # 1 kHz at 8 kHz: upsampled, it is 1 kHz still, as loud, and its image at 7 kHz is 60 dB lower.
+    builder = object.__new__(Fsdd)
+    pcm = np.rint(20_000 * np.sin(2 * np.pi * 1_000 / 8_000 * np.arange(8_000))).astype(np.int16)
+    audio = builder.resample(pcm)
+    assert audio.dtype == np.int16 and len(audio) == 16_000
+    spectrum = np.abs(np.fft.rfft(audio * np.hanning(16_000)))
+    assert spectrum.argmax() == 1_000
+    assert spectrum[1_000] == pytest.approx(20_000 * 16_000 / 4, rel=0.01)
+    assert spectrum[6_500:7_500].max() < 1e-3 * spectrum[1_000]
+    # A square wave overshoots between its samples: it saturates instead of wrapping around.
+    square = np.tile(np.repeat(np.array([-(2**15), 2**15 - 1], np.int16), 8), 100)
+    overshoot = builder.resample(square).astype(int)
+    assert overshoot.max() == 2**15 - 1 and overshoot.min() == -(2**15)
+    assert np.all(np.abs(overshoot[1::2] - overshoot[::2]) < 2**16 - 1)
+
+
+def without(files, name):
+    return {key: content for key, content in files.items() if key != name}
+
+
+VICTIM = "seven/3bb68054_nohash_2.wav"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (published.wav(published.pcm_of("x"), rate=44_100), "is sampled at 44100 Hz, expected 160"),
+        (published.wav(published.pcm_of("x"), channels=2), "has 2 channels"),
+        (published.wav(published.pcm_of("x").astype(np.uint8), width=1), "has 8-bit samples"),
+        (published.wav(published.pcm_of("x"))[:-20], "is cut off: 190 of 200 samples"),
+        (published.wav(published.pcm_of("x")[:0]), "is empty"),
+        (b"", "is not a PCM WAV file"),
+        (b"ID3 an MP3, renamed", "is not a PCM WAV file"),
+    ],
+)
+def test_a_faulty_clip_is_named_and_nothing_is_left(tmp_path, content, fault):
+    files = published.sc09_files() | {VICTIM: content}
+    with pytest.raises(ValueError, match=rf"^{VICTIM} in .*archive.zip {fault}.*get the archive"):
+        build(tmp_path, "sc09", files)
+    assert_nothing_is_left(tmp_path, "sc09")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "fault"),
+    [
+        ("sc09", published.sc09_files(), "has 40 clips of the train split, expected 31,158"),
+        (
+            "sc09",
+            without(published.sc09_files(), "two/0a2b400e_nohash_1.wav"),
+            "lacks 1 clips named in testing_list.txt, such as two/0a2b400e_nohash_1.wav",
+        ),
+        (
+            "beethoven",
+            without(published.beethoven_files(samples=1), "17.wav"),
+            "lacks 1 of 4,328 clips, such as 17.wav",
+        ),
+        (
+            "youtubemix",
+            published.youtubemix_files(count=230),
+            "lacks 11 of 241 clips, such as out230.wav",
+        ),
+        ("fsdd", published.fsdd_files(), "has 800 clips of the train split, expected 2,400"),
+    ],
+)
+def test_missing_clips_are_counted_unless_a_part_will_do(tmp_path, caplog, name, files, fault):
+    with pytest.raises(ValueError, match=rf"archive.zip {fault}; get the pub.*--allow_partial"):
+        build(tmp_path, name, files, partial=False)
+    assert_nothing_is_left(tmp_path, name)
+    if name != "beethoven":  # It would take seconds and prove no more.
+        splits = build(tmp_path, name, files, partial=True)
+        assert sum(map(len, splits.values())) == sum(key.endswith(".wav") for key in files)
+        assert any(fault in record.getMessage() for record in caplog.records)
+
+
+def test_a_part_is_no_whole(tmp_path):
+    build(tmp_path, "sc09", published.sc09_files(), partial=True)
+    config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"))
+    with pytest.raises(FileNotFoundError, match=r"a subset is there: .* config.data.partial=True"):
+        prepare.open_split(config, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        (
+            "sc09",
+            without(published.sc09_files(), "testing_list.txt"),
+            "lacks testing_list.txt, which says",
+        ),
+        (
+            "sc09",
+            published.sc09_files()
+            | {"testing_list.txt": published.sc09_files()["validation_list.txt"]},
+            "eight/0a2b400e_nohash_0.wav is in validation_list.txt and in testing_list.txt",
+        ),
+        (
+            "sc09",
+            published.sc09_files() | {"validation_list.txt": b"\n"},
+            "has no clip of the validation split",
+        ),
+        ("sc09", published.beethoven_files(count=3), "is another archive: none of its 3 files"),
+        ("beethoven", published.youtubemix_files(count=3), "is another archive"),
+        (
+            "youtubemix",
+            published.youtubemix_files() | published.wavs(["out241.wav"]),
+            "holds out241.wav, which is none of the 241 clips",
+        ),
+        (
+            "fsdd",
+            published.fsdd_files() | published.wavs(["recordings/0_theo_50.wav"], rate=8_000),
+            "holds 0_theo_50.wav: takes are numbered 0 to 49",
+        ),
+    ],
+)
+def test_wrong_archives_are_refused_even_in_part(tmp_path, name, files, message):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, name, files)
+    assert_nothing_is_left(tmp_path, name)
+
+
+def test_preparing_again_changes_nothing(tmp_path, caplog):
+    build(tmp_path, "sc09", published.sc09_files())
+    (manifest,) = (tmp_path / "data").rglob("manifest.json")
+    before = manifest.stat().st_mtime_ns
+    config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"), partial=True)
+    caplog.set_level("INFO")
+    prepare.prepare(config)  # Not even the archive is needed.
+    assert "is complete already" in caplog.text
+    assert manifest.stat().st_mtime_ns == before
+
+
+def test_damaged_data_set_is_not_opened_but_prepared_again(tmp_path):
+    build(tmp_path, "sc09", published.sc09_files())
+    (shard,) = (tmp_path / "data").rglob("sc09-train.array_record*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"), partial=True)
+    with pytest.raises(FileNotFoundError, match=rf"not ready \({shard} has .*launch.prepare_data"):
+        prepare.open_split(config, "test")
+    prepare.prepare(config, manual_dir=tmp_path / "archive.zip")
+    assert len(prepare.open_split(config, "train")) == 40
+
+
+def test_killed_preparation_leaves_nothing_that_looks_complete(tmp_path):
+    archive = published.write_zip(tmp_path / "beethoven.zip", published.beethoven_files())
+    config = DataConfig(name="beethoven", data_dir=str(tmp_path / "data"))
+    code = f"""
+from poolformer_jax.data.builders.prepare import prepare
+from poolformer_jax.data.config import DataConfig
+prepare(DataConfig(name="beethoven", data_dir={config.data_dir!r}), manual_dir={str(archive)!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not list((tmp_path / "data").rglob("incomplete.*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with pytest.raises(FileNotFoundError, match=r"launch.prepare_data --dataset=beethoven"):
+        prepare.open_split(config, "train")
+    prepare.prepare(config, manual_dir=archive)
+    assert len(prepare.open_split(config, "train")) == 3_808
+    assert not list((tmp_path / "data").rglob("incomplete.*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "download", "message"),
+    [
+        ("sc09", False, r"name the folder that holds sc09.zip or .* as --manual_dir .*--download"),
+        ("fsdd", False, r"free-spoken-digit-dataset.*as --manual_dir \(github.com/Jak[^,]*$"),
+        ("fsdd", True, "is not on the Hugging Face Hub in its published form; get"),
+    ],
+)
+def test_an_archive_must_come_from_somewhere(tmp_path, name, download, message):
+    config = DataConfig(name=name, data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        prepare.prepare(config, download=download)
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        prepare.prepare(config, manual_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_sc09_of_the_published_size_is_whole(tmp_path):
+    """All 31,158 training clips, and lists of about the real size, of a few samples each."""
+    clips = [
+        f"{word}/{speaker:08x}_nohash_{take}.wav"
+        for word in DIGIT_WORDS
+        for speaker in range(1_300)
+        for take in range(3)
+    ]
+    held_out = clips[31_158:38_908]
+    content = published.wav(np.arange(4, dtype=np.int16))
+    files = dict.fromkeys(clips[:38_908], content)
+    files["validation_list.txt"] = "\n".join(held_out[:3_643]).encode()
+    files["testing_list.txt"] = "\n".join(held_out[3_643:]).encode()
+    splits = build(tmp_path, "sc09", files, partial=False)
+    assert [len(splits[split]) for split in SPLITS] == [31_158, 3_643, 4_107]

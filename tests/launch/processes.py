@@ -1,0 +1,29 @@
+"""Starts binaries as a user does, and waits for them."""
+
+import os
+import subprocess
+import sys
+
+TINY_MODEL = [
+    "--config.model.width=8",
+    "--config.model.recurrent_width=16",
+    "--config.model.num_gate_blocks=4",
+    "--config.model.pool_factors=(4,)",
+    "--config.model.layers=(0,1)",
+    "--config.model.platform=cpu",
+]
+
+
+def start(module, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"launch.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
