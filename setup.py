@@ -53,7 +53,7 @@ setup(
         "jaxtyping>=0.3,<0.4",
         "numpy>=2.0.2,<3",
         "scipy>=1.14.1,<2",
-        "etils[epath]>=1.9,<2",
+        "etils[epath]>=1.9.1,<2",
         "tqdm>=4.66,<5",
         "tensorboardX>=2.6.2.2,<3",
     ],

@@ -14,8 +14,6 @@ from configs import sc09
 def get_config():
     config = sc09.get_config()
 
-    config.model.remat = True  # Sequences are eight times as long as SC09's.
-
     config.data.name = "beethoven"
     config.data.codec = "linear"
     config.data.seq_len = 128_000

@@ -16,7 +16,6 @@ def get_config():
 
     # 160, as for SC09, does not divide the sequence; 128 does.
     config.model.pool_factors = (2, 4, 4, 4)
-    config.model.remat = True
 
     config.data.name = "youtubemix"
     config.data.seq_len = 960_512

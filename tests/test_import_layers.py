@@ -30,7 +30,7 @@ ALLOWED_PACKAGES = {
 }
 
 FORBIDDEN_PACKAGES = {"tensorflow", "torch"}
-FIRST_PARTY_ABOVE = {"launch", "configs", "tests"}
+FIRST_PARTY_ABOVE = {"launch", "configs", "benchmarks", "tests"}
 
 
 def imported_names(source: str, module: str, *, is_package: bool = False) -> list[str]:
@@ -94,7 +94,7 @@ def violations_of_file(path: pathlib.Path) -> list[str]:
     return violations(path.read_text(encoding="utf-8"), module, is_package=is_package)
 
 
-@pytest.mark.parametrize("tree", ["poolformer_jax", "launch", "configs", "tests"])
+@pytest.mark.parametrize("tree", ["poolformer_jax", "launch", "configs", "benchmarks", "tests"])
 def test_imports_go_downward(tree: str):
     paths = sorted((ROOT / tree).rglob("*.py"))
     assert paths or tree == "configs", f"no Python file under {tree}"

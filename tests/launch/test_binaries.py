@@ -116,6 +116,7 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path, tiny_config):
     assert (tmp_path / "checkpoints" / stopped.group(1)).is_dir()
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_stop_together_and_resume_as_one(
     finished, tmp_path, tiny_config
 ):

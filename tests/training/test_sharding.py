@@ -11,6 +11,7 @@ from poolformer_jax.training import sharding
 from poolformer_jax.training.config import TrainConfig
 
 
+@pytest.mark.slow
 def test_eight_devices_train_like_one():
     command = [sys.executable, "-m", "tests.training.compare_devices"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -25,6 +25,18 @@ def is_bucket(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
+def check_writable(url: str) -> None:
+    """Writes a small file into a bucket and deletes it.
+
+    Raises:
+      OSError: If the bucket cannot be written.
+    """
+    with _bucket_errors("write", url):
+        probe = epath.Path(url) / "writable"
+        probe.write_text("")
+        probe.unlink()
+
+
 def upload(folder: pathlib.Path, url: str) -> None:
     """Copies a complete data set into a bucket, over what may be there.
 

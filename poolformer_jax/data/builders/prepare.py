@@ -105,6 +105,7 @@ def prepare(
         with _locked(folder.parent):
             _build_if_needed(builder, recipe, folder)
         return
+    bucket.check_writable(_location(config))
     with tempfile.TemporaryDirectory(prefix="poolformer_jax_") as temporary:
         folder = pathlib.Path(temporary) / _relative_folder(config)
         folder.parent.mkdir(parents=True)

@@ -125,6 +125,14 @@ def test_unreachable_bucket_is_an_error_of_its_own(filled, monkeypatch):
         prepare.open_split(CONFIG, "train")
 
 
+def test_unwritable_bucket_is_found_before_anything_is_built(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(bucket, "down", True)
+    monkeypatch.setattr(bucket, "exists", lambda *_, **__: False)
+    monkeypatch.setattr(prepare, "_build_if_needed", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(OSError, match=r"cannot write gs://bucket/data/sc09.*unplugged"):
+        prepare.prepare(CONFIG, manual_dir=tmp_path)
+
+
 def test_missing_client_names_the_extra():
     code = """
 import os, sys
