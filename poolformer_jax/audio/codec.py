@@ -28,9 +28,13 @@ def silence_code(codec: CodecName) -> int:
 
 
 def encode(
-    pcm: Int16[np.ndarray, " t"], *, codec: CodecName, normalize: bool
-) -> UInt[np.ndarray, " t"]:
-    """Encodes one clip.
+    pcm: Int16[np.ndarray, " t"],
+    *,
+    codec: CodecName,
+    normalize: bool,
+    part: slice = slice(None),
+) -> UInt[np.ndarray, " _"]:
+    """Encodes one clip, or a part of it.
 
     Args:
       pcm: The clip's own samples, without padding.
@@ -38,6 +42,8 @@ def encode(
       normalize: True scales the clip's minimum and maximum to -1 and 1,
         -1 + 2 (x - min) / (max - min + 1e-6), except that a constant clip, which the formula would
         turn into the loudest negative value, becomes silence; False divides by 2^15.
+      part: Samples to encode. Whatever it is, the minimum and maximum are the whole clip's, so a
+        sample's code does not depend on it.
 
     Returns:
       Codes 0 to NUM_CODES[codec] - 1, uint8 or uint16.
@@ -47,7 +53,7 @@ def encode(
 
     Source: the S4 / SaShiMi protocol (github.com/state-spaces/s4), `minmax_scale` and `quantize`.
     """
-    x = _min_max_scale(pcm) if normalize else pcm / 2.0**15
+    x = _min_max_scale(pcm, part) if normalize else pcm[part] / 2.0**15
     match codec:
         case "mu_law":
             return mu_law_encode(x)
@@ -83,11 +89,12 @@ def decode(codes: Integer[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.nd
     return np.clip(np.rint(x * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
-def _min_max_scale(pcm: Int16[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
-    x = pcm.astype(np.float64)
-    if not x.size or x.min() == x.max():
+def _min_max_scale(pcm: Int16[np.ndarray, " t"], part: slice) -> Float[np.ndarray, " _"]:
+    x = pcm[part].astype(np.float64)
+    if not x.size or pcm.min() == pcm.max():
         return np.zeros_like(x)
-    return -1.0 + 2.0 * (x - x.min()) / (x.max() - x.min() + 1e-6)
+    low, high = float(pcm.min()), float(pcm.max())
+    return -1.0 + 2.0 * (x - low) / (high - low + 1e-6)
 
 
 def _unknown(codec: str) -> str:

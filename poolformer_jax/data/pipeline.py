@@ -62,17 +62,17 @@ def train_batches(
     length = config.train_len or config.seq_len
 
     def codes_at(position: int) -> UInt[np.ndarray, " t"]:
-        codes = _encode(source[order[position]]["audio"], config)
-        if config.crop == "start" or len(codes) <= length:
-            return codes[:length]
-        rng = np.random.default_rng((config.seed, position))
-        start = rng.integers(len(codes) - length, endpoint=True)
-        return codes[start : start + length]
+        pcm = source[order[position]]["audio"]
+        start = 0
+        if config.crop == "random" and len(pcm) > length:
+            rng = np.random.default_rng((config.seed, position))
+            start = int(rng.integers(len(pcm) - length, endpoint=True))
+        return _encode(pcm, config, start, length)
 
     def batch_at(index: int) -> Batch:
         first = start_example + index * global_batch + process_index * batch_size
         rows = [codes_at(position) for position in range(first, first + batch_size)]
-        return _pad(rows, length, config)
+        return _pad(rows, config, length)
 
     return _prefetch(batch_at, sys.maxsize // global_batch)
 
@@ -105,22 +105,24 @@ def eval_batches(
 
     def codes_at(index: int) -> UInt[np.ndarray, " t"]:
         pcm = source[index]["audio"] if index < len(source) else np.zeros(0, np.int16)
-        return _encode(pcm, config)[: config.seq_len]
+        return _encode(pcm, config, 0, config.seq_len)
 
     def batch_at(index: int) -> Batch:
         first = index * global_batch + process_index
         rows = [codes_at(i) for i in range(first, first + global_batch, process_count)]
-        return _pad(rows, config.seq_len, config)
+        return _pad(rows, config, config.seq_len)
 
     return _prefetch(batch_at, -(-len(source) // global_batch))
 
 
-def _encode(pcm: Int16[np.ndarray, " t"], config: DataConfig) -> UInt[np.ndarray, " t"]:
-    # Without padding, and before any cut, so that the codes depend on neither.
-    return encode(pcm, codec=config.codec, normalize=config.normalize)
+def _encode(
+    pcm: Int16[np.ndarray, " t"], config: DataConfig, start: int, length: int
+) -> UInt[np.ndarray, " _"]:
+    part = slice(start, start + length)
+    return encode(pcm, codec=config.codec, normalize=config.normalize, part=part)
 
 
-def _pad(rows: list[UInt[np.ndarray, " _"]], length: int, config: DataConfig) -> Batch:
+def _pad(rows: list[UInt[np.ndarray, " _"]], config: DataConfig, length: int) -> Batch:
     tokens = np.full((len(rows), length), silence_code(config.codec), np.int32)
     for row, codes in zip(tokens, rows, strict=True):
         row[: len(codes)] = codes

@@ -87,3 +87,14 @@ def test_unknown_codec_is_refused():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ValueError: unknown codec 'a_law'; known: mu_law, linear, pcm16" in result.stderr
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("part", [slice(0, 3), slice(5, 9), slice(7, 7), slice(8, 100)])
+def test_a_part_has_the_codes_it_has_in_the_whole(codec, normalize, part):
+    pcm = np.random.default_rng(1).integers(-900, 2_000, 10).astype(np.int16)
+    whole = encode(pcm, codec=codec, normalize=normalize)
+    np.testing.assert_array_equal(
+        encode(pcm, codec=codec, normalize=normalize, part=part), whole[part]
+    )

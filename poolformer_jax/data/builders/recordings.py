@@ -117,6 +117,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
         manual_dir = self._config.manual_dir
         if manual_dir is None:
             raise ValueError(f"manual_dir is needed to build {self.TITLE}: where is its archive?")
+        _LOG.info("Reading %s", manual_dir)
         archive = open_archive(
             manual_dir, file_names=self.ARCHIVE_NAMES, clip_pattern=self.CLIP_PATTERN
         )
