@@ -4,7 +4,12 @@
 
 Writes SC09-sized clips as WAV files, prepares them like the published archive, and then reads them
 in the training order, in turns: the bare records by ArrayRecord, the decoded examples by TFDS, and
-batches of tokens by the training pipeline with each codec. All files are in the page cache.
+batches of tokens by the training pipeline with each codec. All files are in the page cache, and
+nothing else runs.
+
+Wanted: at least 3,000 clips/s with mu_law on two cores (the published model needs about 100 to train
+at its published speed). Measured there: 0.20 (mu_law), 0.26 (linear) and 0.28 (pcm16) of the
+speed of bare reading; with mu_law 4,700 to 5,100 clips/s.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from launch import command_line
 from poolformer_jax.audio.codec import NUM_CODES
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.builders.features import DIGIT_WORDS, SAMPLE_RATE
-from poolformer_jax.data.builders.prepare import open_split, prepare
+from poolformer_jax.data.builders.prepare import open_splits, prepare
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.pipeline import train_batches
 
@@ -44,7 +49,7 @@ def main(argv):
         config = DataConfig(name="sc09", partial=True, data_dir=f"{folder}/data")
         _write_archive(pathlib.Path(folder) / "sc09", _CLIPS.value)
         prepare(config, manual_dir=f"{folder}/sc09")
-        source = open_split(config, "train")
+        source = open_splits(config)["train"]
         records = ArrayRecordDataSource(
             sorted(map(str, pathlib.Path(folder).rglob("*-train.array_record*")))
         )

@@ -5,7 +5,8 @@
 
 Expected on two CPU cores, after ten minutes of training: 2.83 bits per sample on the validation
 takes (8.64 before; 3.25 after half of it), 2.82 on the test takes. Source: measured with these
-commands. The upper half of the spectrum is empty (8 kHz recordings), so bits are fewer than SC09's.
+commands. Samples count up to one second, which 20 of the 3,000 takes exceed. The upper half of the
+spectrum is empty (8 kHz recordings), so bits are fewer than SC09's.
 """
 
 from configs import digits

@@ -23,7 +23,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     project.addHandler(handler)
     project.setLevel(logging.INFO)
     project.propagate = False
-    app.run(main, flags_parser=_parse)
+    try:
+        app.run(main, flags_parser=_parse)
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 class _Format(logging.Formatter):

@@ -39,7 +39,7 @@ def main(argv):
     import jax
 
     from launch.restore import restore_ema_params
-    from poolformer_jax.data.builders.prepare import open_split
+    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches
     from poolformer_jax.evals.likelihood import make_likelihood_evaluator
     from poolformer_jax.training import sharding
@@ -57,7 +57,7 @@ def main(argv):
         sharding.check_eval_batch_size(train, mesh)
         params, step = restore_ema_params(workdir, experiment, mesh, _CHECKPOINT.value)
         batches = eval_batches(
-            open_split(data, _SPLIT.value),
+            open_splits(data)[_SPLIT.value],
             data,
             batch_size=train.eval_batch_size // jax.process_count(),
             process_index=jax.process_index(),

@@ -9,6 +9,7 @@ set is left as it is, and an interrupted preparation leaves none.
 from __future__ import annotations
 
 import pathlib
+import shlex
 
 from absl import flags
 
@@ -39,18 +40,19 @@ def main(argv):
         config = DataConfig(
             name=_DATASET.value, data_dir=_DATA_DIR.value, partial=_ALLOW_PARTIAL.value
         )
-        from poolformer_jax.data.builders.prepare import SPLITS, open_split, prepare
+        from poolformer_jax.data.builders.prepare import open_splits, prepare
         from poolformer_jax.data.builders.summary import describe_split
 
         prepare(config, manual_dir=_MANUAL_DIR.value, download=_DOWNLOAD.value)
-        for split in SPLITS:
-            print(f"{split}: {describe_split(open_split(config, split))}", flush=True)
+        for split, source in open_splits(config).items():
+            print(f"{split}: {describe_split(source)}", flush=True)
     path = pathlib.Path("configs") / f"{config.name}.py"
     if path.is_file():
-        flags = [f"--config={path}", f"--workdir=runs/{config.name}"]
-        flags += [f"--data_dir={config.data_dir}"] if config.data_dir else []
-        flags += ["--config.data.partial=True"] if config.partial else []
-        print(f"Train on it with: python -m launch.train {' '.join(flags)}")
+        command = ["python", "-m", "launch.train", f"--config={path}"]
+        command.append(f"--workdir=runs/{config.name}")
+        command += [f"--data_dir={config.data_dir}"] if config.data_dir else []
+        command += ["--config.data.partial=True"] if config.partial else []
+        print(f"Train on it with: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

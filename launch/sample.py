@@ -50,7 +50,7 @@ def main(argv):
     from launch.restore import restore_ema_params
     from poolformer_jax.audio.codec import decode, encode
     from poolformer_jax.audio.wav import write_wav
-    from poolformer_jax.data.builders.prepare import open_split
+    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.sampling.streaming import sample
     from poolformer_jax.training import sharding
 
@@ -60,7 +60,7 @@ def main(argv):
         data = experiment.data
         if _DATA_DIR.value:
             data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
-        real = open_split(data, "validation") if _NUM_REAL.value else []
+        real = open_splits(data)["validation"] if _NUM_REAL.value else []
         params, step = restore_ema_params(
             workdir, experiment, sharding.make_mesh(jax.devices()[:1]), _CHECKPOINT.value
         )

@@ -47,7 +47,7 @@ def main(argv):
     import jax
 
     from launch.environment import describe_environment
-    from poolformer_jax.data.builders.prepare import open_split
+    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches, train_batches
     from poolformer_jax.evals.likelihood import make_likelihood_evaluator
     from poolformer_jax.training import sharding
@@ -60,7 +60,7 @@ def main(argv):
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     with command_line.user_errors():
         sharding.check_batch_sizes(experiment.train, mesh)
-        sources = {split: open_split(data, split) for split in ("train", "validation")}
+        sources = open_splits(data)
 
         def batches(start_example):
             return train_batches(

@@ -41,6 +41,8 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[Int16[np.ndarray, " t"], int
 def parse_wav(content: bytes) -> tuple[Int16[np.ndarray, " t"], int]:
     """Reads the content of a file of 16-bit mono PCM.
 
+    The extensible header, which some programs write for plain PCM, needs Python 3.12.
+
     Returns:
       (samples, sample rate in Hz).
 
@@ -56,7 +58,7 @@ def parse_wav(content: bytes) -> tuple[Int16[np.ndarray, " t"], int]:
                 raise ValueError(f"has {8 * width}-bit samples, expected 16-bit")
             data = file.readframes(frames)
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"is not a PCM WAV file ({error or 'cut off header'})") from error
+        raise ValueError(f"is not a PCM WAV file ({str(error) or 'cut off header'})") from error
     if len(data) != 2 * frames:
         raise ValueError(f"is cut off: {len(data) // 2} of {frames} samples")
     return np.frombuffer(data, "<i2").astype(np.int16), rate

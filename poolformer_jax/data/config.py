@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal, get_args
 
 from poolformer_jax.audio.codec import CodecName
 
 DATASETS = ("digits", "digits_tiny", "fsdd", "sc09", "beethoven", "youtubemix")
+
+BUCKET_SCHEMES = ("gs", "s3", "az")  # Those that etils.epath opens.
 
 Crop = Literal["start", "random"]
 
@@ -23,13 +26,14 @@ class DataConfig:
       partial: Whether to use the subset of such an archive that --allow_partial prepares.
       codec: "mu_law" or "linear" (8 bit), or "pcm16" (16 bit, for a model of 65,536 codes).
       normalize: Whether each clip's minimum and maximum are scaled to -1 and 1.
-      seq_len: Tokens per example (samples at 16 kHz); longer clips are cut, shorter ones padded.
-      train_len: Tokens of a training example: a part of each clip. None is seq_len. Evaluation
-        always sees whole clips.
+      seq_len: Tokens per example (samples at 16 kHz); longer clips are cut, in evaluation too, and
+        shorter ones padded.
+      train_len: Tokens of a training example: a part of each clip. None is seq_len, which
+        evaluation always uses.
       crop: Which part: its "start", or one that begins at a "random" sample, drawn anew in every
         epoch. Either way a clip is normalised as a whole.
       data_dir: Where built data sets are kept; None is $XDG_CACHE_HOME/poolformer_jax or
-        ~/.cache/poolformer_jax. A bucket (gs://...) is copied to that cache folder before use.
+        ~/.cache/poolformer_jax. A bucket (gs://, s3://, az://) is copied there before use.
       seed: Order and crops of the training examples.
       build_seed: Takes that the "digits" builder draws; each seed is built into its own folder. It
         is apart from `seed` so that runs of several seeds share one validation set.
@@ -80,6 +84,14 @@ class DataConfig:
             raise ValueError(
                 f"data_dir must be a path or None for the cache folder, got {self.data_dir!r}"
             )
+        if self.data_dir and re.match(r"\w+:/", self.data_dir):
+            schemes = "|".join(BUCKET_SCHEMES)
+            if not re.match(rf"(?:{schemes})://[^/]", self.data_dir):
+                raise ValueError(
+                    f"data_dir {self.data_dir!r} is neither a path nor a bucket; buckets are "
+                    f"written as {BUCKET_SCHEMES[0]}://bucket/folder, and may also be "
+                    f"{' or '.join(f'{scheme}://' for scheme in BUCKET_SCHEMES[1:])}"
+                )
         for field in ("seed", "build_seed"):
             value = getattr(self, field)
             if not _is_int(value) or not 0 <= value < 2**31:

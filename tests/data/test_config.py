@@ -3,10 +3,10 @@ import sys
 
 import pytest
 
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import DATASETS, DataConfig
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_tiny", "fsdd", "sc09", "beethoven"])
+@pytest.mark.parametrize("name", DATASETS)
 def test_known_names_are_accepted(name):
     assert DataConfig(name=name).name == name
 
@@ -17,6 +17,9 @@ def test_known_names_are_accepted(name):
         ({"name": "digit"}, "'digit'; known: digits, digits_tiny, fsdd, sc09"),
         ({"seq_len": 0}, "seq_len .* got 0"),
         ({"partial": True}, "partial is for published archives; 'digits' is always whole"),
+        ({"data_dir": "gs:/bucket/x"}, "'gs:/bucket/x' is neither a path nor a bucket; .*gs://buc"),
+        ({"data_dir": "https://x.org/y"}, "neither a path nor a bucket"),
+        ({"data_dir": "gs://"}, "neither a path nor a bucket"),
         ({"data_dir": ""}, "data_dir .* got ''"),
         ({"seed": -1}, "seed .* got -1"),
         ({"build_seed": 2**31}, "build_seed .* got 2147483648"),
@@ -30,7 +33,7 @@ def test_bad_values_are_named(fields, message):
 def test_values_of_a_wrong_type_are_named():
     # In a process of its own: here the import hook would refuse them first, as type errors.
     code = """
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import DATASETS, DataConfig
 for fields in ({"codec": "mulaw"}, {"normalize": "yes"}, {"seq_len": 1.5}, {"crop": "end"}):
     try:
         DataConfig(**fields)
@@ -44,6 +47,11 @@ for fields in ({"codec": "mulaw"}, {"normalize": "yes"}, {"seq_len": 1.5}, {"cro
         "seq_len must be a positive whole number of samples, got 1.5; one second is 16000",
         "unknown crop 'end'; known: start, random",
     ], result
+
+
+@pytest.mark.parametrize("data_dir", ["gs://bucket", "s3://b/c", "/data", "data", "~/d:x/y"])
+def test_paths_and_buckets_are_accepted(data_dir):
+    assert DataConfig(data_dir=data_dir).data_dir == data_dir
 
 
 def test_misspelt_field_is_refused():

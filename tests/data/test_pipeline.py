@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax.audio.codec import encode
-from poolformer_jax.data.builders.prepare import open_split
+from poolformer_jax.data.builders.prepare import open_splits
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.pipeline import eval_batches, train_batches
 
@@ -205,7 +205,7 @@ def test_empty_split_is_refused():
 
 
 def test_digits_flow_through_the_pipeline(tiny_config):
-    source = open_split(tiny_config, "train")
+    source = open_splits(tiny_config)["train"]
     batch = next(train_batches(source, tiny_config, batch_size=8, start_example=0))
     assert batch["tokens"].shape == (8, 16_000)
     assert np.all((batch["tokens"] >= 0) & (batch["tokens"] < 256))

@@ -82,7 +82,7 @@ def test_music_is_prepared_and_trained_on_in_crops(tmp_path):
         (["--dataset=sc10"], r"sc10.*digits.*youtubemix"),
         ([], "--dataset"),
         (["--dataset=fsdd"], "name the folder that holds free-spoken-digit-dataset"),
-        (["--dataset=fsdd", "--manual_dir=/nowhere"], "manual_dir /nowhere does not exist"),
+        (["--dataset=fsdd", "--manual_dir=/nowhere"], "manual_dir '/nowhere' does not exist"),
         (["--dataset=digits", "--allow_partial"], "'digits' is always whole"),
         (
             ["--dataset=digits", "--manual_dir=/nowhere"],

@@ -1,12 +1,15 @@
-"""Published archives: a zip, a tar, or the folder that one was extracted to; never extracted here.
+"""Published archives: a zip, a compressed tar, or the folder that one was extracted to.
 
-The clips of a layout may lie in a folder of their own inside the archive; names are relative to it.
+Nothing is extracted here. The clips may lie in a folder of their own inside the archive; names are
+relative to it.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import itertools
+import lzma
 import os
 import pathlib
 import re
@@ -16,7 +19,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 
 _ZIP_SUFFIXES = (".zip",)
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # With checksums; a bare tar has none.
 
 
 class Archive(abc.ABC):
@@ -32,13 +35,17 @@ class Archive(abc.ABC):
       clips: Those of them that match the pattern.
 
     Raises:
-      ValueError: If the archive is damaged, or no clip or several folders of clips are in it.
+      ValueError: If the archive is damaged, holds a file twice, or holds no clip or several
+        folders of clips.
     """
 
     def __init__(self, path: pathlib.Path, clip_pattern: str):
         self.path = path
         with self._damage():
             paths = sorted(name.removeprefix("./") for name in self._list())
+        twice = [name for name, following in itertools.pairwise(paths) if name == following]
+        if twice:
+            raise ValueError(f"{path} holds {twice[0]} twice; get the archive again")
         pattern = re.compile(rf"((?:.*/)?)({clip_pattern})")
         clips = [match for name in paths if (match := pattern.fullmatch(name))]
         roots = {match[1] for match in clips}
@@ -71,18 +78,23 @@ class Archive(abc.ABC):
             for name, content in self._read(wanted):
                 yield name.removeprefix("./").removeprefix(self._root), content
 
-    def read_text(self, name: str) -> str:
-        """Content of one file."""
-        ((_, content),) = self.read([name])
-        return content.decode("utf-8")
-
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
         try:
             yield
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        except (NotImplementedError, RuntimeError) as error:  # An exotic or encrypted zip.
             raise ValueError(
-                f"{self.path} is cut off or damaged ({error}); get the archive again"
+                f"{self.path} cannot be read by Python ({error}); extract it, and name the folder"
+            ) from error
+        except (
+            *(zipfile.BadZipFile, tarfile.TarError, EOFError, OSError),
+            *(zlib.error, lzma.LZMAError),
+        ) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # Of the file system; those of gzip and bzip2 have no number.
+            what = " ".join(str(error).split())  # Those of tarfile have several lines.
+            raise ValueError(
+                f"{self.path} is cut off or damaged ({what}); get the archive again"
             ) from error
 
     @abc.abstractmethod
@@ -96,13 +108,17 @@ class Archive(abc.ABC):
 
 class _Folder(Archive):
     def _list(self) -> Iterator[str]:
-        for folder, _, files in os.walk(self.path):
+        for folder, _, files in os.walk(self.path, onerror=_raise, followlinks=True):
             prefix = pathlib.Path(folder).relative_to(self.path)
             yield from ((prefix / file).as_posix() for file in files)
 
     def _read(self, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
         for path in sorted(paths):
             yield path, (self.path / path).read_bytes()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 class _Zip(Archive):
@@ -121,6 +137,10 @@ class _Tar(Archive):
     def _list(self) -> Iterator[str]:
         with tarfile.open(self.path) as file:
             yield from (member.name for member in file if member.isfile())
+            # A damaged header looks like the end: only the checksum after the real end tells.
+            assert file.fileobj is not None
+            while file.fileobj.read(1 << 20):
+                pass
 
     def _read(self, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
         rest = set(paths)
@@ -148,14 +168,16 @@ def open_archive(
       ValueError: If it is something else, or damaged.
     """
     path = pathlib.Path(manual_dir).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(
-            f"manual_dir {manual_dir} does not exist; name {' or '.join(file_names)}, a folder "
-            "that holds it, or the folder it was extracted to"
-        )
     if path.is_dir():
-        archives = [found for name in file_names for found in sorted(path.glob(name))]
-        path = next((found for found in archives if found.is_file()), path)
+        folder = path
+        for name in file_names:
+            archives = sorted(found for found in folder.glob(name) if found.is_file())
+            if len(archives) > 1:
+                names = ", ".join(found.name for found in archives)
+                raise ValueError(f"{folder} holds several archives; name one of them: {names}")
+            if archives:
+                (path,) = archives
+                break
     if path.is_dir():
         return _Folder(path, clip_pattern)
     if path.name.endswith(_ZIP_SUFFIXES):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poolformer_jax.data.builders.archive import Archive
 from poolformer_jax.data.builders.download import HubArchive
-from poolformer_jax.data.builders.recordings import Plan, Recordings, plan_by_number
+from poolformer_jax.data.builders.recordings import Plan, Recordings
 
 
 class Beethoven(Recordings):
@@ -27,4 +27,4 @@ class Beethoven(Recordings):
             "validation": range(3_808, 4_068),
             "test": range(4_068, 4_328),
         }
-        return plan_by_number(self, archive, name_of="{}.wav", splits=splits)
+        return self.plan_by_number(archive, name_of="{}.wav", splits=splits)

@@ -1,12 +1,14 @@
 """Data sets in buckets (gs://...): written once, copied to every host's disk before use.
 
 ArrayRecord files are read at random, clip by clip, which a disk serves and a bucket does not. The
-manifest is written last and read first, so half an upload is never taken for a data set.
+manifest is written last and read first, so half an upload is never taken for a data set. A copy
+stays in the cache folder until it is deleted by hand.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -33,7 +35,7 @@ def check_writable(url: str) -> None:
     """
     with _bucket_errors("write", url):
         probe = epath.Path(url) / "writable"
-        probe.write_text("")
+        probe.write_text("yes")
         probe.unlink()
 
 
@@ -59,10 +61,12 @@ def is_complete(url: str) -> bool:
       OSError: If the bucket cannot be read.
     """
     manifest = _read_manifest(url)
-    if manifest is None:
+    try:
+        files = parse_manifest(manifest or "")
+    except ValueError:
         return False
     with _bucket_errors("read", url):
-        for name, expected in parse_manifest(manifest).items():
+        for name, expected in files.items():
             path = epath.Path(url) / name
             if not path.exists() or path.stat().length != expected["bytes"]:
                 return False
@@ -106,11 +110,11 @@ def _download(url: str, manifest: str, folder: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="incomplete.") as temporary:
         target = pathlib.Path(temporary) / folder.name
         target.mkdir()
+        try:
+            names = sorted(parse_manifest(manifest))
+        except ValueError as error:
+            raise OSError(f"{url}/{MANIFEST} {error}; prepare the data set again") from error
         with _bucket_errors("read", url):
-            try:
-                names = sorted(parse_manifest(manifest))
-            except ValueError as error:
-                raise OSError(f"{MANIFEST} {error}") from error
             for name in _bar(names, "copy from bucket"):
                 (epath.Path(url) / name).copy(target / name)
         (target / MANIFEST).write_text(manifest, encoding="utf-8")
@@ -134,6 +138,8 @@ def _bucket_errors(verb: str, url: str) -> Iterator[None]:
             "pip install -e '.[gcs]'"
         ) from error
     except Exception as error:  # Each storage raises errors of its own.
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # Of the disk.
         raise OSError(
             f"cannot {verb} {url} ({type(error).__name__}: {error}); check the bucket's name and "
             "your credentials, for Google's with: gcloud auth application-default login"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pathlib
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,12 @@ def download_archive(archive: HubArchive) -> pathlib.Path:
             ) from error
         except errors.EntryNotFoundError:
             continue  # Perhaps under its other name.
-        except errors.HfHubHTTPError as error:
-            raise OSError(f"cannot download {file_name} from {page}: {error}") from error
+        except Exception as error:  # The client's transport raises errors of its own.
+            raise OSError(
+                f"cannot download {file_name} from {page} ({type(error).__name__}: {error}); run "
+                "the same command again, and it goes on where it stopped"
+            ) from error
+        _LOG.info("Downloaded %s", path)
         return pathlib.Path(path)
     raise OSError(
         f"{page} has no file {' or '.join(archive.file_names)} any more; get the archive elsewhere "

@@ -32,7 +32,7 @@ class Fsdd(Recordings):
         "free-spoken-digit-dataset*.tar.gz",
         "free-spoken-digit-dataset*.zip",
     )
-    CLIP_PATTERN = r"\d_[^/_]+_\d+\.wav"
+    CLIP_PATTERN = r"\d_[^\W_]+_\d+\.wav"
     LABELS = DIGIT_WORDS
     SOURCE_RATE = 8_000
     EXPECTED_CLIPS = {"train": 2_400, "validation": 300, "test": 300}

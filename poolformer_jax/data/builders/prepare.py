@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import pathlib
+import shlex
 import shutil
 import tempfile
 import time
@@ -35,14 +36,15 @@ Source = Sequence[Mapping[str, Any]]
 `speaker`."""
 
 SPLITS = ("train", "validation", "test")
+_INCOMPLETE = "incomplete."  # Begins the name of a temporary folder.
 
 _RECORDINGS: Mapping[str, type[Recordings]] = {
     builder.name: builder for builder in (Sc09, Beethoven, Youtubemix, Fsdd)
 }
 
 
-def open_split(config: DataConfig, split: str) -> Source:
-    """Opens a split of a complete data set.
+def open_splits(config: DataConfig) -> Mapping[str, Source]:
+    """Opens "train", "validation" and "test" of a complete data set.
 
     The size and SHA-256 of every file are compared with the manifest that was written after the
     build. The digits are built here if they are missing or damaged; other data sets are prepared
@@ -51,20 +53,18 @@ def open_split(config: DataConfig, split: str) -> Source:
 
     Args:
       config: Names the data set and its data_dir.
-      split: "train", "validation" or "test".
 
     Returns:
-      A TFDS data source: a sequence of examples, each decoded when it is asked for.
+      TFDS data sources: sequences of examples, each decoded when it is asked for.
 
     Raises:
       FileNotFoundError: If the data set is not there, or damaged; the message says how to make it.
       ImportError: If the digits must be built and eSpeak NG is not installed.
       OSError: If the bucket cannot be read.
-      ValueError: If the split is unknown or data_dir cannot be written.
+      ValueError: If data_dir cannot be written.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    return tfds.builder_from_directory(_complete_folder(config)).as_data_source(split)
+    builder = tfds.builder_from_directory(_complete_folder(config))
+    return {split: builder.as_data_source(split) for split in SPLITS}
 
 
 def prepare(
@@ -87,42 +87,45 @@ def prepare(
       ValueError: If neither source is given, or the archive is not what was published; the message
         names the file and what to do.
     """
+    if manual_dir is not None and download:
+        raise ValueError(f"manual_dir {manual_dir} is given, so nothing is to download; drop one")
+    location = _location(config)
     if _is_complete(config):
-        _LOG.info("%s is complete already", _location(config))
+        _LOG.info(
+            "%s is complete already%s",
+            location,
+            f" and was not compared with {manual_dir}; to build it anew, delete it first"
+            if manual_dir is not None
+            else "",
+        )
         return
     builder, recipe = _recipe(config)
-    if not isinstance(recipe, RecordingsConfig):
-        if manual_dir is not None or download:
-            raise ValueError(
-                f"{config.name!r} is synthesised, not built from an archive; leave --manual_dir "
-                "and --download out"
-            )
-    else:
+    if isinstance(recipe, RecordingsConfig):
         assert issubclass(builder, Recordings)
         recipe.manual_dir = _find_archive(builder, config, manual_dir, download=download)
-    if not bucket.is_bucket(_data_dir(config)):
-        folder = pathlib.Path(_location(config))
-        with _locked(folder.parent):
-            _build_if_needed(builder, recipe, folder)
-        return
-    bucket.check_writable(_location(config))
-    with tempfile.TemporaryDirectory(prefix="poolformer_jax_") as temporary:
-        folder = pathlib.Path(temporary) / _relative_folder(config)
-        folder.parent.mkdir(parents=True)
-        _build_if_needed(builder, recipe, folder)
-        bucket.upload(folder, _location(config))
+    elif manual_dir is not None or download:
+        raise ValueError(
+            f"{config.name!r} is synthesised, not built from an archive; leave --manual_dir and "
+            "--download out"
+        )
+    if bucket.is_bucket(location):
+        bucket.check_writable(location)
+        with _built(builder, recipe) as folder:
+            bucket.upload(folder, location)
+    else:
+        _build_in_place(builder, recipe, pathlib.Path(location))
 
 
 def prepare_command(config: DataConfig) -> str:
     """The command line that prepares a data set."""
-    flags = [f"--dataset={config.name}"]
+    command = ["python", "-m", "launch.prepare_data", f"--dataset={config.name}"]
     if config.name in _RECORDINGS:
-        flags.append("--manual_dir=FOLDER_OF_THE_ARCHIVE")
+        command.append("--manual_dir=FOLDER_OF_THE_ARCHIVE")
     if config.data_dir is not None:
-        flags.append(f"--data_dir={config.data_dir}")
+        command.append(f"--data_dir={config.data_dir}")
     if config.partial:
-        flags.append("--allow_partial")
-    return " ".join(["python -m launch.prepare_data", *flags])
+        command.append("--allow_partial")
+    return shlex.join(command)
 
 
 def _complete_folder(config: DataConfig) -> pathlib.Path:
@@ -169,6 +172,11 @@ def _find_archive(
     download: bool,
 ) -> str | os.PathLike[str]:
     if manual_dir is not None:
+        if not os.fspath(manual_dir) or not pathlib.Path(manual_dir).expanduser().exists():
+            raise FileNotFoundError(
+                f"manual_dir {os.fspath(manual_dir)!r} does not exist; name the folder that holds "
+                f"{' or '.join(builder.ARCHIVE_NAMES)}, or the one it was extracted to"
+            )
         return manual_dir
     hub = builder.HUB_ARCHIVE
     if download and hub is not None:
@@ -229,8 +237,8 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         file = open(folder / "lock", "a")  # noqa: SIM115 (only the opening is guarded by the try)
     except OSError as error:
         raise ValueError(
-            f"cannot write the data set to {folder} ({error.strerror}); "
-            "choose a writable folder as data_dir"
+            f"cannot write the data set to {folder} ({error.strerror}); choose a writable folder "
+            "as data_dir (copies of buckets go to the cache folder, XDG_CACHE_HOME)"
         ) from error
     with file:
         try:
@@ -241,29 +249,44 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         yield  # Closing the file releases the lock, as does the death of the process.
 
 
-def _build_if_needed(
+def _build_in_place(
     builder: type[tfds.core.GeneratorBasedBuilder],
     recipe: tfds.core.BuilderConfig,
     folder: pathlib.Path,
 ) -> None:
-    """Builds into folder, which ends in the builder's name, the recipe's and the version."""
-    fault = find_fault(folder)
-    if fault is None:
-        return  # Another process built it meanwhile.
-    # TFDS writes to incomplete.XXXXXX_VERSION and renames it at the end. Nobody else is building.
-    leftovers = list(folder.parent.glob(f"incomplete.*_{folder.name}"))
-    for leftover in leftovers:
-        _LOG.warning("Removing %s: its build was interrupted", leftover)
-        shutil.rmtree(leftover)
-    if folder.exists():
-        _LOG.warning("The data set in %s is damaged and is built again: %s", folder, fault)
-        shutil.rmtree(folder)
-    _LOG.info("Building %s", folder)
-    start = time.monotonic()
-    # The bars and messages of TFDS talk of a download; there is none.
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
-        data_dir = folder.parents[2]
-        builder(data_dir=data_dir, config=recipe).download_and_prepare(file_format="array_record")
-    write_manifest(folder)
-    _LOG.info("Built %s in %.0f s", folder, time.monotonic() - start)
+    """Builds beside the folder, and puts the result into its place when it is complete."""
+    with _locked(folder.parent):
+        fault = find_fault(folder)
+        if fault is None:
+            return  # Another process built it meanwhile. No other is building now.
+        for leftover in folder.parent.glob(f"{_INCOMPLETE}*"):
+            _LOG.warning("Removing %s: its build was interrupted", leftover)
+            shutil.rmtree(leftover)
+        if folder.exists():
+            _LOG.warning("The data set in %s is damaged and is built again: %s", folder, fault)
+        with _built(builder, recipe, folder.parent) as built:
+            if folder.exists():
+                shutil.rmtree(folder)
+            built.replace(folder)
+        _LOG.info("The data set is in %s", folder)
+
+
+@contextlib.contextmanager
+def _built(
+    builder: type[tfds.core.GeneratorBasedBuilder],
+    recipe: tfds.core.BuilderConfig,
+    parent: pathlib.Path | None = None,
+) -> Iterator[pathlib.Path]:
+    """Builds in a temporary folder, which is gone afterwards; yields the complete data set."""
+    with tempfile.TemporaryDirectory(prefix=_INCOMPLETE, dir=parent) as temporary:
+        _LOG.info("Building %s/%s", builder.name, recipe.name)
+        start = time.monotonic()
+        # The bars and messages of TFDS talk of a download; there is none.
+        tfds.disable_progress_bar()
+        with contextlib.redirect_stdout(io.StringIO()):
+            task = builder(data_dir=temporary, config=recipe)
+            task.download_and_prepare(file_format="array_record")
+        folder = pathlib.Path(task.data_dir)
+        write_manifest(folder)
+        _LOG.info("Built in %.0f s", time.monotonic() - start)
+        yield folder

@@ -92,6 +92,37 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
         """From SOURCE_RATE to 16 kHz; builders of other rates override it."""
         return pcm
 
+    def plan_by_number(
+        self, archive: Archive, *, name_of: str, splits: Mapping[str, range]
+    ) -> Plan:
+        """Plans a layout of numbered clips, of which each split is a range.
+
+        Args:
+          archive: To look for the clips in.
+          name_of: Format of a clip's name, with one field for its number.
+          splits: Numbers of each split.
+
+        Raises:
+          ValueError: If a clip is missing (unless a part will do), or one is there that should not
+            be.
+        """
+        names = {split: [name_of.format(i) for i in numbers] for split, numbers in splits.items()}
+        expected = {name for part in names.values() for name in part}
+        unknown = sorted(archive.clips - expected)
+        if unknown:
+            raise ValueError(
+                f"{archive.path} holds {unknown[0]}, which is none of the {len(expected):,} clips "
+                f"of {self.TITLE}; remove it, or name another archive"
+            )
+        missing = sorted(expected - archive.clips)
+        if missing:
+            fault = f"lacks {len(missing):,} of {len(expected):,} clips, such as {missing[0]}"
+            self.complain_unless_partial(archive, fault)
+        return {
+            split: [Recording(name=name) for name in part if name in archive.clips]
+            for split, part in names.items()
+        }
+
     def complain_unless_partial(self, archive: Archive, fault: str) -> None:
         """Raises ValueError, or only warns if a part of the data set will do."""
         if not self._config.allow_partial:
@@ -117,10 +148,11 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
         manual_dir = self._config.manual_dir
         if manual_dir is None:
             raise ValueError(f"manual_dir is needed to build {self.TITLE}: where is its archive?")
-        _LOG.info("Reading %s", manual_dir)
+        _LOG.info("Reading the names of the files in %s", manual_dir)
         archive = open_archive(
             manual_dir, file_names=self.ARCHIVE_NAMES, clip_pattern=self.CLIP_PATTERN
         )
+        _LOG.info("Reading the clips in %s", archive.path)
         plan = self.plan(archive)
         for split, clips in plan.items():
             expected = self.EXPECTED_CLIPS.get(split, len(clips))
@@ -159,35 +191,3 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
                 f"files of {self.SOURCE_RATE} Hz: get the archive again"
             ) from error
         return self.resample(pcm)
-
-
-def plan_by_number(
-    builder: Recordings, archive: Archive, *, name_of: str, splits: Mapping[str, range]
-) -> Plan:
-    """Plans a layout of numbered clips, of which each split is a range.
-
-    Args:
-      builder: Which complains.
-      archive: To look for the clips in.
-      name_of: Format of a clip's name, with one field for its number.
-      splits: Numbers of each split.
-
-    Raises:
-      ValueError: If a clip is missing (unless a part will do), or one is there that should not be.
-    """
-    names = {split: [name_of.format(i) for i in numbers] for split, numbers in splits.items()}
-    expected = {name for part in names.values() for name in part}
-    unknown = sorted(archive.clips - expected)
-    if unknown:
-        raise ValueError(
-            f"{archive.path} holds {unknown[0]}, which is none of the {len(expected):,} clips of "
-            f"{builder.TITLE}; remove it, or name another archive"
-        )
-    missing = sorted(expected - archive.clips)
-    if missing:
-        fault = f"lacks {len(missing):,} of {len(expected):,} clips, such as {missing[0]}"
-        builder.complain_unless_partial(archive, fault)
-    return {
-        split: [Recording(name=name) for name in part if name in archive.clips]
-        for split, part in names.items()
-    }

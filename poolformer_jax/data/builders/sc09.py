@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from poolformer_jax.data.builders.archive import Archive
 from poolformer_jax.data.builders.download import HubArchive
 from poolformer_jax.data.builders.features import DIGIT_WORDS
@@ -25,13 +27,13 @@ class Sc09(Recordings):
     TITLE = "SC09"
     HOMEPAGE = "huggingface.co/datasets/krandiash/sc09"
     ARCHIVE_NAMES = ("sc09.zip", "speech_commands_v0.02.tar.gz")
-    CLIP_PATTERN = rf"(?:{'|'.join(DIGIT_WORDS)})/[^/.][^/]*\.wav"
+    CLIP_PATTERN = rf"(?:{'|'.join(DIGIT_WORDS)})/\w+\.wav"
     LABELS = DIGIT_WORDS
     EXPECTED_CLIPS = {"train": 31_158}  # The other splits are what the lists name.
     HUB_ARCHIVE = HubArchive(repository="krandiash/sc09", file_names=("sc09.zip",))
 
     def plan(self, archive: Archive) -> Plan:
-        listed = {split: self._read_list(archive, file) for split, file in _LISTS.items()}
+        listed = _read_lists(archive)
         both = sorted(listed["validation"] & listed["test"])
         if both:
             raise ValueError(
@@ -47,14 +49,31 @@ class Sc09(Recordings):
         parts |= {split: archive.clips & listed[split] for split in _LISTS}
         return {split: [_recording(name) for name in sorted(part)] for split, part in parts.items()}
 
-    def _read_list(self, archive: Archive, file: str) -> set[str]:
-        if file not in archive.names:
+
+def _read_lists(archive: Archive) -> dict[str, set[str]]:
+    missing = sorted(set(_LISTS.values()) - archive.names)
+    if missing:
+        raise ValueError(
+            f"{archive.path} lacks {missing[0]}, which says what is in the splits; get it from the "
+            "archive of Speech Commands v0.02, and put it beside the folders of the words"
+        )
+    contents = dict(archive.read([*_LISTS.values()]))
+    return {split: _parse_list(archive, file, contents[file]) for split, file in _LISTS.items()}
+
+
+def _parse_list(archive: Archive, file: str, content: bytes) -> set[str]:
+    # A name that is not understood would leave its clip in the training split.
+    names = set()
+    for number, line in enumerate(content.splitlines(), start=1):
+        name = line.strip().decode("ascii", errors="backslashreplace")
+        if name and not re.fullmatch(r"\w+/\w+\.wav", name, re.ASCII):
             raise ValueError(
-                f"{archive.path} lacks {file}, which says what is in the splits; get it from the "
-                "archive of Speech Commands v0.02, and put it beside the folders of the words"
+                f"{archive.path}: line {number} of {file} is {name!r}, expected a name such as "
+                "zero/0a2b400e_nohash_0.wav; save it as plain text"
             )
-        lines = (line.strip() for line in archive.read_text(file).splitlines())
-        return {line for line in lines if line.split("/")[0] in DIGIT_WORDS}
+        if name.split("/")[0] in DIGIT_WORDS:
+            names.add(name)
+    return names
 
 
 def _recording(name: str) -> Recording:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poolformer_jax.data.builders.archive import Archive
 from poolformer_jax.data.builders.download import HubArchive
-from poolformer_jax.data.builders.recordings import Plan, Recordings, plan_by_number
+from poolformer_jax.data.builders.recordings import Plan, Recordings
 
 
 class Youtubemix(Recordings):
@@ -23,4 +23,4 @@ class Youtubemix(Recordings):
 
     def plan(self, archive: Archive) -> Plan:
         splits = {"train": range(212), "validation": range(212, 226), "test": range(226, 241)}
-        return plan_by_number(self, archive, name_of="out{:03d}.wav", splits=splits)
+        return self.plan_by_number(archive, name_of="out{:03d}.wav", splits=splits)

@@ -85,8 +85,7 @@ def write_zip(path, files, root=""):
 
 
 def write_tar(path, files, root=""):
-    mode = "w:gz" if path.name.endswith("gz") else "w"
-    with tarfile.open(path, mode) as file:
+    with tarfile.open(path, f"w:{'xz' if path.suffix == '.xz' else 'gz'}") as file:
         for name, content in files.items():
             info = tarfile.TarInfo(root + name)
             info.size = len(content)

@@ -8,7 +8,7 @@ import pytest
 
 from poolformer_jax.data.builders.digits import MAX_SAMPLES, DigitsConfig, plan
 from poolformer_jax.data.builders.features import DIGIT_WORDS
-from poolformer_jax.data.builders.prepare import SPLITS, open_split
+from poolformer_jax.data.builders.prepare import SPLITS, open_splits
 
 pytest.importorskip("espeakng_loader")
 
@@ -52,7 +52,7 @@ def test_built_examples_have_the_pinned_hash(tiny_config):
         pytest.skip("another platform's mathematics library may round otherwise")
     digest = hashlib.sha256()
     for split in SPLITS:
-        for example in open_split(tiny_config, split):
+        for example in open_splits(tiny_config)[split]:
             length = len(example["audio"])
             padded = np.pad(example["audio"], (0, MAX_SAMPLES - length))
             digest.update(padded.astype("<i2").tobytes() + example["speaker"])
@@ -63,7 +63,7 @@ def test_built_examples_have_the_pinned_hash(tiny_config):
 def test_built_clips_are_as_planned(tiny_config):
     speakers = []
     for split, count in zip(SPLITS, (80, 20, 20), strict=True):
-        source = open_split(tiny_config, split)
+        source = open_splits(tiny_config)[split]
         assert len(source) == count
         speakers.append({example["speaker"] for example in source})
         for example in source:

@@ -21,7 +21,7 @@ try:
     prepare.prepare(config, download=True)
 except (OSError, ImportError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
-print(len(prepare.open_split(config, "train")))
+print(len(prepare.open_splits(config)["train"]))
 """
 
 
@@ -43,7 +43,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         content = self.server.files.get(f"{owner}/{repository}/{file_name}")
         if content is None:
             return self.reply(404, {"X-Error-Code": "EntryNotFound"})
-        return self.reply(200, {"ETag": f'"{len(content)}"'}, content)
+        self.reply(200, {"ETag": f'"{len(content)}"'}, content)
+        return None
 
     def reply(self, status, headers, content=b""):
         self.send_response(status)
@@ -52,7 +53,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            part = content[: len(content) // 2] if self.server.dropping else content
+            self.wfile.write(part)
 
     def log_message(self, *_):
         pass
@@ -69,6 +71,7 @@ def hub(tmp_path):
         }
         server.gated = {"krandiash/youtubemix", "krandiash/beethoven"}
         server.requests = []
+        server.dropping = False  # Whether the connection breaks in the middle of a file.
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -118,6 +121,16 @@ def test_gated_archive_needs_a_token_and_may_have_another_name(hub, tmp_path):
 def test_archive_that_is_gone_is_named(hub, tmp_path):
     result = prepare(hub, tmp_path, "beethoven", HF_TOKEN="hf_good")
     assert "has no file beethoven.zip any more; get the archive elsewhere" in result.stderr, result
+
+
+def test_dropped_connection_is_one_error(hub, tmp_path):
+    hub.dropping = True
+    result = prepare(hub, tmp_path, "sc09")
+    assert "OSError: cannot download sc09.zip from huggingface.co/" in result.stderr, result
+    assert "goes on where it stopped" in result.stderr
+    assert result.stderr.count("Traceback") == 0
+    hub.dropping = False
+    assert prepare(hub, tmp_path, "sc09").stdout == "40\n"
 
 
 def test_unreachable_hub_is_named(hub, tmp_path):

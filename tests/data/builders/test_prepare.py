@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax.data.builders import espeak, prepare
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import DATASETS, DataConfig
 
 pytest.importorskip("espeakng_loader")
 
@@ -35,7 +35,7 @@ def version_folder(config):
 
 
 def is_rebuilt(config, split="train"):
-    return len(prepare.open_split(config, split)[0]["audio"]) == 4_000
+    return len(prepare.open_splits(config)[split][0]["audio"]) == 4_000
 
 
 def test_intact_data_set_is_opened_as_it_is(copied_config, caplog):
@@ -101,9 +101,9 @@ def test_damage_is_reported_and_rebuilt(copied_config, caplog, damage, named):
 def test_killed_build_is_cleaned_up_and_rebuilt(copied_config, tmp_path, caplog):
     data_dir = tmp_path / "killed"
     code = f"""
-from poolformer_jax.data.builders.prepare import open_split
+from poolformer_jax.data.builders.prepare import open_splits
 from poolformer_jax.data.config import DataConfig
-open_split(DataConfig(name="digits_tiny", data_dir={str(data_dir)!r}), "train")
+open_splits(DataConfig(name="digits_tiny", data_dir={str(data_dir)!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     while not list(data_dir.rglob("incomplete.*")):
@@ -122,7 +122,7 @@ import time
 import numpy as np
 import logging
 from poolformer_jax.data.builders import espeak
-from poolformer_jax.data.builders.prepare import open_split
+from poolformer_jax.data.builders.prepare import open_splits
 from poolformer_jax.data.config import DataConfig
 
 def tone(utterances, *, max_samples):
@@ -132,7 +132,7 @@ def tone(utterances, *, max_samples):
 
 espeak.synthesize = tone
 logging.basicConfig(level=logging.INFO)
-open_split(DataConfig(name="digits_tiny", data_dir={str(tmp_path)!r}), "train")
+open_splits(DataConfig(name="digits_tiny", data_dir={str(tmp_path)!r}))
 """
     command = [sys.executable, "-c", code]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -145,7 +145,7 @@ def test_unwritable_data_dir_is_reported(tmp_path):
     (tmp_path / "file").touch()
     config = DataConfig(name="digits_tiny", data_dir=str(tmp_path / "file" / "data"))
     with pytest.raises(ValueError, match=r"cannot write .*/file/data.* choose a writable folder"):
-        prepare.open_split(config, "train")
+        prepare.open_splits(config)["train"]
 
 
 def test_default_data_dir_is_the_cache_folder(copied_config, tmp_path, monkeypatch):
@@ -154,6 +154,8 @@ def test_default_data_dir_is_the_cache_folder(copied_config, tmp_path, monkeypat
     assert not is_rebuilt(DataConfig(name="digits_tiny"))
 
 
-def test_unknown_split_is_refused(tiny_config):
-    with pytest.raises(ValueError, match="'valid'; known: train, validation, test"):
-        prepare.open_split(tiny_config, "valid")
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_has_a_recipe_and_a_folder_of_its_own(name):
+    folders = {prepare._relative_folder(DataConfig(name=other)) for other in DATASETS}
+    assert len(folders) == len(DATASETS)
+    assert prepare._relative_folder(DataConfig(name=name)).startswith(name.split("_")[0])

@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ def build(tmp_path, name, files, *, partial=True, archive="archive.zip", **argum
 def read(config):
     splits = {}
     for split in SPLITS:
-        examples = list(prepare.open_split(config, split))
+        examples = list(prepare.open_splits(config)[split])
         splits[split] = {example["name"].decode(): example for example in examples}
         assert len(splits[split]) == len(examples)
     return splits
@@ -41,7 +42,7 @@ def assert_nothing_is_left(tmp_path, name):
     for partial in (True, False):
         config = DataConfig(name=name, data_dir=str(tmp_path / "data"), partial=partial)
         with pytest.raises(FileNotFoundError, match=r"python -m launch.prepare_data"):
-            prepare.open_split(config, "train")
+            prepare.open_splits(config)["train"]
 
 
 def test_sc09_splits_by_its_lists(tmp_path):
@@ -67,6 +68,42 @@ def test_raw_speech_commands_is_the_same_sc09(tmp_path):
         assert one[split].keys() == other[split].keys()
         for name, example in one[split].items():
             np.testing.assert_array_equal(example["audio"], other[split][name]["audio"])
+
+
+def test_lists_may_have_the_line_ends_of_windows(tmp_path):
+    files = published.sc09_files()
+    for file in ("validation_list.txt", "testing_list.txt"):
+        files[file] = b"\r\n" + files[file].replace(b"\n", b" \r\n")
+    assert [len(split) for split in build(tmp_path, "sc09", files).values()] == [40, 20, 20]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "shown"),
+    [
+        (lambda text: b"\xef\xbb\xbf" + text, 1, r"'\\\\xef"),
+        (lambda text: text.replace(b"/", b"\\"), 1, r"'zero\\\\0a2b400e"),
+        (lambda text: text + b"./one/0a2b400e_nohash_2.wav\n", 21, "'./one/0a2b"),
+        (lambda text: text.decode().encode("utf-16"), 1, r"'\\\\xff\\\\xfe"),
+        (lambda text: text + b"one/0a2b400e_nohash_2\n", 21, "'one/0a2b400e_nohash_2'"),
+    ],
+)
+def test_a_line_that_is_not_understood_leaks_no_clip_into_training(tmp_path, change, line, shown):
+    files = published.sc09_files()
+    files["testing_list.txt"] = change(files["testing_list.txt"])
+    with pytest.raises(ValueError, match=rf"line {line} of testing_list.txt is {shown}.*expected"):
+        build(tmp_path, "sc09", files)
+
+
+def test_chunks_beside_the_samples_are_skipped(tmp_path):
+    name = "nine/0a2b400e_nohash_3.wav"
+    content = published.wav(published.pcm_of(name))
+    chunk = (
+        b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf58.29.100\0"
+    )
+    riff = b"RIFF" + struct.pack("<I", len(content) - 8 + 2 * len(chunk))
+    content = riff + content[8:36] + chunk + content[36:] + chunk
+    splits = build(tmp_path, "sc09", published.sc09_files() | {name: content})
+    np.testing.assert_array_equal(splits["train"][name]["audio"], published.pcm_of(name))
 
 
 def test_extracted_folder_is_the_same_as_the_archive(tmp_path):
@@ -140,7 +177,8 @@ VICTIM = "seven/3bb68054_nohash_2.wav"
         (published.wav(published.pcm_of("x").astype(np.uint8), width=1), "has 8-bit samples"),
         (published.wav(published.pcm_of("x"))[:-20], "is cut off: 190 of 200 samples"),
         (published.wav(published.pcm_of("x")[:0]), "is empty"),
-        (b"", "is not a PCM WAV file"),
+        (b"", r"is not a PCM WAV file \(cut off header\)"),
+        (published.wav(published.pcm_of("x"))[:30], r"is not a PCM WAV file \(cut off header\)"),
         (b"ID3 an MP3, renamed", "is not a PCM WAV file"),
     ],
 )
@@ -187,7 +225,7 @@ def test_a_part_is_no_whole(tmp_path):
     build(tmp_path, "sc09", published.sc09_files(), partial=True)
     config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError, match=r"a subset is there: .* config.data.partial=True"):
-        prepare.open_split(config, "train")
+        prepare.open_splits(config)["train"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +275,8 @@ def test_preparing_again_changes_nothing(tmp_path, caplog):
     caplog.set_level("INFO")
     prepare.prepare(config)  # Not even the archive is needed.
     assert "is complete already" in caplog.text
+    prepare.prepare(config, manual_dir="elsewhere")
+    assert "was not compared with elsewhere; to build it anew, delete it first" in caplog.text
     assert manifest.stat().st_mtime_ns == before
 
 
@@ -246,9 +286,20 @@ def test_damaged_data_set_is_not_opened_but_prepared_again(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1])
     config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"), partial=True)
     with pytest.raises(FileNotFoundError, match=rf"not ready \({shard} has .*launch.prepare_data"):
-        prepare.open_split(config, "test")
+        prepare.open_splits(config)["test"]
+    # What is left of it stays until something better is there.
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"broken.zip is cut off or damaged"):
+        prepare.prepare(config, manual_dir=tmp_path / "broken.zip")
+    assert shard.exists()
     prepare.prepare(config, manual_dir=tmp_path / "archive.zip")
-    assert len(prepare.open_split(config, "train")) == 40
+    assert len(prepare.open_splits(config)["train"]) == 40
+    # The data set and its lock, and nothing of the builder's own.
+    assert {path.name for path in (tmp_path / "data").rglob("*") if path.is_dir()} == {
+        "sc09",
+        "partial",
+        "1.0.0",
+    }
 
 
 def test_killed_preparation_leaves_nothing_that_looks_complete(tmp_path):
@@ -266,9 +317,9 @@ prepare(DataConfig(name="beethoven", data_dir={config.data_dir!r}), manual_dir={
     process.send_signal(signal.SIGKILL)
     process.wait()
     with pytest.raises(FileNotFoundError, match=r"launch.prepare_data --dataset=beethoven"):
-        prepare.open_split(config, "train")
+        prepare.open_splits(config)["train"]
     prepare.prepare(config, manual_dir=archive)
-    assert len(prepare.open_split(config, "train")) == 3_808
+    assert len(prepare.open_splits(config)["train"]) == 3_808
     assert not list((tmp_path / "data").rglob("incomplete.*"))
 
 
@@ -284,8 +335,12 @@ def test_an_archive_must_come_from_somewhere(tmp_path, name, download, message):
     config = DataConfig(name=name, data_dir=str(tmp_path))
     with pytest.raises(ValueError, match=message):
         prepare.prepare(config, download=download)
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        prepare.prepare(config, manual_dir=tmp_path / "nowhere")
+    for nowhere in (tmp_path / "nowhere", ""):
+        with pytest.raises(FileNotFoundError, match=rf"manual_dir '{nowhere}' does not exist"):
+            prepare.prepare(config, manual_dir=nowhere)
+    with pytest.raises(ValueError, match="nothing is to download; drop one"):
+        prepare.prepare(config, manual_dir=tmp_path, download=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
