@@ -7,9 +7,9 @@ in the training order, in turns: the bare records by ArrayRecord, the decoded ex
 batches of tokens by the training pipeline with each codec. All files are in the page cache, and
 nothing else runs.
 
-Wanted: at least 3,000 clips/s with mu_law on two cores (the published model needs about 100 to train
-at its published speed). Measured there: 0.20 (mu_law), 0.26 (linear) and 0.28 (pcm16) of the
-speed of bare reading; with mu_law 4,700 to 5,100 clips/s.
+Wanted: at least 3,000 clips/s with mu_law on two cores (training at the published speed consumes
+100). Measured there: 0.20 (mu_law), 0.26 (linear) and 0.28 (pcm16) of the speed of bare reading;
+with mu_law 4,700 to 5,100 clips/s.
 """
 
 from __future__ import annotations

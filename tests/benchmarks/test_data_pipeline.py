@@ -2,7 +2,10 @@ import re
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_benchmark_prints_speeds_and_ratios():
     command = [sys.executable, "-m", "benchmarks.data_pipeline", "--clips=64", "--rounds=1"]
     result = subprocess.run(command, capture_output=True, text=True)

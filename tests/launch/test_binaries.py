@@ -161,6 +161,7 @@ def test_two_processes_train_like_one_stop_together_and_resume_as_one(
     assert ("train", last) in {row[:2] for row in losses(tmp_path)}
 
 
+@pytest.mark.slow
 def test_divergence_is_one_clear_error(tmp_path, tiny_config):
     flags = ["--config.train.skip_norm=1e-9", "--config.train.max_consecutive_skips=3"]
     code, _, err = finish(train(tmp_path, tiny_config, *flags))
@@ -219,7 +220,7 @@ def test_samples_are_written_and_repeatable(finished):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config=configs/nope.py"], "configs/nope.py is not a file; known here: configs/dig"),
+        (["--config=configs/nope.py"], "configs/nope.py is not a file; known here: configs/bee"),
         (["--config.train.batchsize=8"], 'Did you mean "batch_size" instead of "batchsize"'),
         (["--config.train.batch_size=abc"], "--config.train.batch_size=abc: invalid literal"),
         (["--config.train.batch_size=0"], "config.train: batch_size 0 must be at least 1"),

@@ -123,6 +123,7 @@ def test_archive_that_is_gone_is_named(hub, tmp_path):
     assert "has no file beethoven.zip any more; get the archive elsewhere" in result.stderr, result
 
 
+@pytest.mark.slow
 def test_dropped_connection_is_one_error(hub, tmp_path):
     hub.dropping = True
     result = prepare(hub, tmp_path, "sc09")
