@@ -8,7 +8,6 @@ Writes <workdir>/samples/sample_*.wav and, for comparison, real_*.wav. Uses the 
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 import time
 
@@ -26,6 +25,10 @@ _NUM_STEPS = flags.DEFINE_integer(
     lower_bound=1,
 )
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits.", lower_bound=0.0)
+_TOP_K = flags.DEFINE_integer("top_k", None, "Draw from so many of the likeliest codes only.")
+_TOP_P = flags.DEFINE_float(
+    "top_p", 1.0, "Draw from the fewest likeliest codes whose probabilities add up to this."
+)
 _NUM_REAL = flags.DEFINE_integer(
     "num_real", 0, "Validation clips to write beside, as the model hears them.", lower_bound=0
 )
@@ -46,17 +49,18 @@ def main(argv):
         experiment = read_experiment(workdir)
 
     import jax
+    import numpy as np
 
     from launch.restore import restore_ema_params
     from poolformer_jax.audio.codec import decode, encode
     from poolformer_jax.audio.wav import write_wav
     from poolformer_jax.data.builders.prepare import open_splits
-    from poolformer_jax.sampling.streaming import sample
+    from poolformer_jax.sampling.draw import Draw
+    from poolformer_jax.sampling.streaming import StreamingGenerator
     from poolformer_jax.training import sharding
 
     with command_line.user_errors():
-        if not math.isfinite(_TEMPERATURE.value):
-            raise ValueError(f"--temperature={_TEMPERATURE.value} must be finite; try 1")
+        draw = Draw(temperature=_TEMPERATURE.value, top_k=_TOP_K.value, top_p=_TOP_P.value)
         data = experiment.data
         if _DATA_DIR.value:
             data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
@@ -67,20 +71,20 @@ def main(argv):
     num_steps = _NUM_STEPS.value or experiment.data.seq_len
     start = time.monotonic()
 
-    def show(done):
-        seconds = time.monotonic() - start
-        print(f"\r{done:,} of {num_steps:,} samples | {seconds:.0f} s", end="", flush=True)
-
-    codes = sample(
+    generator = StreamingGenerator(
         experiment.model,
         params,
         jax.random.key(_SEED.value),
-        num_clips=_NUM_SAMPLES.value,
-        num_samples=num_steps,
-        temperature=_TEMPERATURE.value,
-        on_progress=show,
+        num_samples=_NUM_SAMPLES.value,
+        draw=draw,
     )
+    blocks = []
+    while generator.position < num_steps:
+        blocks.append(next(generator).codes)
+        done, seconds = min(generator.position, num_steps), time.monotonic() - start
+        print(f"\r{done:,} of {num_steps:,} samples | {seconds:.0f} s", end="", flush=True)
     print()
+    codes = np.concatenate(blocks, axis=1)[:, :num_steps]
     folder = workdir / "samples"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.wav"):

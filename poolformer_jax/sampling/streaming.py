@@ -1,89 +1,257 @@
-"""Cached multi-rate sampler: each level's state is kept, the inner levels run only when due."""
+"""Generation by stepping the recurrence: every level's state is kept, inner levels run when due.
+
+A step of the whole model costs what one sample costs, wherever in the clip it is: 160 steps of
+level 0 come with 80 of level 1, 20 and 5 of the next and one of the centre. All steps of a block
+are one compiled loop, and nothing grows with the length.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int, Key
 
 from poolformer_jax.models.config import PoolformerConfig
 from poolformer_jax.models.poolformer import Poolformer, PoolformerState, init_state, observe
+from poolformer_jax.sampling.draw import UNRESTRICTED, Draw, draw_codes
 
-# Samples per compiled call; between calls the caller learns of the progress.
-CHUNK = 800
+BLOCK_SAMPLES = 800
+"""Samples of each clip in a block, 50 ms at 16 kHz."""
+
+_PRIME_SAMPLES = 16_000  # At most so many samples of a prompt in one parallel pass.
 
 
-def sample(
+class Block(NamedTuple):
+    """Consecutive samples of all clips.
+
+    Attributes:
+      codes: [n, t] int32.
+      log_probs: [n, t] float32, the model's log-probability of each code given those before it, in
+        nats, whatever temperature or restriction it was drawn with.
+    """
+
+    codes: np.ndarray
+    log_probs: np.ndarray
+
+
+def generate(
     config: PoolformerConfig,
     params: Any,
-    key: Array,
+    key: Key[Array, ""],
     *,
-    num_clips: int,
     num_samples: int,
-    temperature: float = 1.0,
-    on_progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Draws clips from the model, from silence on.
+    length: int,
+    prompt: Int[np.ndarray, "..."] | None = None,
+    draw: Draw = UNRESTRICTED,
+    first_clip: int = 0,
+) -> Block:
+    """Draws whole clips; see `StreamingGenerator`, which this collects.
 
     Args:
       config: Architecture.
       params: Parameters, usually the averaged ones.
-      key: Randomness; clip and time are folded in, so a longer draw starts like a shorter one.
-      num_clips: Clips, drawn side by side.
-      num_samples: Samples per clip.
-      temperature: Divides the logits; 0 takes the likeliest code.
-      on_progress: Called with the number of samples per clip so far.
-
-    Returns:
-      Codes [num_clips, num_samples], int32.
+      key: Randomness.
+      num_samples: Clips.
+      length: Samples of each, prompt included.
+      prompt: See `StreamingGenerator`.
+      draw: How codes are drawn.
+      first_clip: Number of the first clip.
 
     Raises:
-      ValueError: If a number is out of range.
+      FloatingPointError: If logits are not finite.
+      ValueError: If a number is out of range or the prompt is empty or longer than the clip.
     """
-    if num_clips < 1 or num_samples < 1:
-        raise ValueError(f"num_clips {num_clips} and num_samples {num_samples} must be at least 1")
-    if not temperature >= 0.0:
-        raise ValueError(f"temperature {temperature} must not be negative; 1 is the model's own")
-    state = init_state(config, num_clips)
-    draw = _compile_chunk(config, temperature)
-    codes = []
-    for start in range(0, num_samples, CHUNK):
-        state, chunk = draw(params, key, state)
-        codes.append(np.asarray(chunk))
-        if on_progress is not None:
-            on_progress(min(start + CHUNK, num_samples))
-    return np.concatenate(codes, axis=1)[:, :num_samples]
+    if length < 1:
+        raise ValueError(f"length {length} must be at least 1 sample")
+    generator = StreamingGenerator(
+        config,
+        params,
+        key,
+        num_samples=num_samples,
+        prompt=prompt,
+        draw=draw,
+        first_clip=first_clip,
+    )
+    if generator.position > length:
+        raise ValueError(
+            f"the prompt of {generator.position} samples is longer than the clip of {length}; cut "
+            "the prompt, or ask for a longer clip"
+        )
+    blocks = [generator.prompt]
+    while generator.position < length:
+        blocks.append(next(generator))
+    codes, log_probs = (
+        np.concatenate(parts, axis=1)[:, :length] for parts in zip(*blocks, strict=True)
+    )
+    return Block(codes, log_probs)
 
 
-@functools.lru_cache(maxsize=4)
-def _compile_chunk(config: PoolformerConfig, temperature: float) -> Callable:
+class StreamingGenerator(Iterator[Block]):
+    """Yields clips block by block, for ever, in constant memory.
+
+    Clip i of a key is the same whatever clips are drawn beside it, up to the rounding of products
+    of another shape: its randomness is the key folded with i, and at each sample with the time.
+
+    Args:
+      config: Architecture.
+      params: Parameters, usually the averaged ones.
+      key: Randomness.
+      num_samples: Clips, drawn side by side.
+      prompt: Codes that the clips begin with, [t] for all or [num_samples, t] for each; None means
+        from silence on. It is read in parallel passes, not sample by sample.
+      draw: How codes are drawn.
+      first_clip: Number of the first clip.
+      block_samples: Samples of each clip in a block.
+
+    Attributes:
+      prompt: The prompt as a block, with its log-probabilities; of 0 samples without one.
+      position: Samples of each clip so far, prompt included.
+
+    Raises:
+      FloatingPointError: If logits are not finite; tells clip and sample.
+      ValueError: If a number is out of range, or the prompt is empty, of another shape or holds
+        something that is no code.
+    """
+
+    def __init__(
+        self,
+        config: PoolformerConfig,
+        params: Any,
+        key: Key[Array, ""],
+        *,
+        num_samples: int,
+        prompt: Int[np.ndarray, "..."] | None = None,
+        draw: Draw = UNRESTRICTED,
+        first_clip: int = 0,
+        block_samples: int = BLOCK_SAMPLES,
+    ):
+        if num_samples < 1 or block_samples < 1 or first_clip < 0:
+            raise ValueError(
+                f"num_samples {num_samples} and block_samples {block_samples} must be at least 1, "
+                f"and first_clip {first_clip} at least 0"
+            )
+        self._first_clip = first_clip
+        self._params = params
+        clips = first_clip + jnp.arange(num_samples)
+        self._keys = jax.vmap(functools.partial(jax.random.fold_in, key))(clips)
+        self._draw_block = _compile_block(config, draw, block_samples)
+        self.position = 0
+        if prompt is None:
+            self._state = init_state(config, num_samples)
+            nothing = np.zeros((num_samples, 0))
+            self.prompt = Block(nothing.astype(np.int32), nothing.astype(np.float32))
+        else:
+            codes = _check_prompt(prompt, num_samples, config.num_codes)
+            self._state, log_probs = prime(config, params, codes)
+            self.prompt = self._finish(codes, log_probs)
+
+    def __next__(self) -> Block:
+        self._state, codes, log_probs = self._draw_block(self._params, self._keys, self._state)
+        return self._finish(codes, log_probs)
+
+    def _finish(self, codes: Any, log_probs: Any) -> Block:
+        block = Block(np.asarray(codes), np.asarray(log_probs))
+        bad = np.argwhere(~np.isfinite(block.log_probs.T))
+        if len(bad):
+            sample, clip = bad[0]
+            raise FloatingPointError(
+                f"the logits of clip {self._first_clip + clip} are not finite at sample "
+                f"{self.position + sample}; the parameters may have diverged: take an earlier "
+                "checkpoint"
+            )
+        self.position += block.codes.shape[1]
+        return block
+
+
+def prime(
+    config: PoolformerConfig, params: Any, codes: Int[np.ndarray, "b t"]
+) -> tuple[PoolformerState, Float[np.ndarray, "b t"]]:
+    """Reads samples: whole windows of the pools in parallel, in long chunks, the rest step by step.
+
+    Returns:
+      (state after them, the log-probability of each in nats).
+    """
+    total = config.total_pool_factor
+    chunk = max(total, _PRIME_SAMPLES // total * total)
+    read_chunk, read_steps = _compile_prime(config)
+    state = init_state(config, codes.shape[0])
+    log_probs, start, length = [], 0, codes.shape[1]
+    while start < length:
+        whole = min(chunk, (length - start) // total * total)
+        read = read_chunk if whole else read_steps
+        part = codes[:, start : start + (whole or length - start)]
+        state, part_log_probs = read(params, state, part)
+        log_probs.append(np.asarray(part_log_probs))
+        start += part.shape[1]
+    return state, np.concatenate(log_probs, axis=1)
+
+
+@functools.lru_cache(maxsize=8)
+def _compile_block(config: PoolformerConfig, draw: Draw, block_samples: int) -> Callable:
     model = Poolformer(config)
 
-    def draw_one(params: Any, key: Array, state: PoolformerState) -> tuple[PoolformerState, Array]:
-        key = jax.random.fold_in(key, state.time)
-        outputs: Any = model.apply({"params": params}, state, method="predict")
-        logits, state = outputs
-        if temperature == 0.0:
-            codes = jnp.argmax(logits, axis=-1)
-        else:
-            clip_keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
-                jnp.arange(logits.shape[0])
-            )
-            codes = jax.vmap(jax.random.categorical)(clip_keys, logits / temperature)
-        codes = codes.astype(jnp.int32)
-        return observe(state, codes), codes
+    @jax.jit
+    def draw_block(params: Any, keys: Array, state: PoolformerState):
+        def draw_one(state: PoolformerState, _):
+            time = state.time
+            outputs: Any = model.apply({"params": params}, state, method="predict")
+            logits, state = outputs
+            now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
+            codes = draw_codes(logits, now, draw=draw)
+            return observe(state, codes), (codes, _log_probs(logits, codes))
+
+        state, (codes, log_probs) = jax.lax.scan(draw_one, state, length=block_samples)
+        return state, codes.T, log_probs.T
+
+    return draw_block
+
+
+@functools.lru_cache(maxsize=8)
+def _compile_prime(config: PoolformerConfig) -> tuple[Callable, Callable]:
+    model = Poolformer(config)
 
     @jax.jit
-    def draw_chunk(params: Any, key: Array, state: PoolformerState):
-        def body(carry: PoolformerState, _):
-            return draw_one(params, key, carry)
+    def read_chunk(params: Any, state: PoolformerState, codes: Array):
+        outputs: Any = model.apply({"params": params}, codes, state)
+        logits, state = outputs
+        return state, _log_probs(logits, codes)
 
-        state, codes = jax.lax.scan(body, state, length=CHUNK)
-        return state, codes.T
+    @jax.jit
+    def read_steps(params: Any, state: PoolformerState, codes: Array):
+        def step(state: PoolformerState, code: Array):
+            outputs: Any = model.apply({"params": params}, code, state, method="step")
+            logits, state = outputs
+            return state, _log_probs(logits, code)
 
-    return draw_chunk
+        state, log_probs = jax.lax.scan(step, state, codes.T)
+        return state, log_probs.T
+
+    return read_chunk, read_steps
+
+
+def _log_probs(logits: Float[Array, "*lead v"], codes: Int[Array, "*lead"]) -> Array:
+    chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _check_prompt(prompt: np.ndarray, num_samples: int, num_codes: int) -> np.ndarray:
+    prompt = np.asarray(prompt)
+    if prompt.ndim not in (1, 2) or (prompt.ndim == 2 and len(prompt) != num_samples):
+        raise ValueError(
+            f"the prompt has shape {prompt.shape}; give codes [t] for all clips, or "
+            f"[{num_samples}, t]"
+        )
+    if not prompt.shape[-1]:
+        raise ValueError("the prompt is empty; give at least one sample, or no prompt")
+    if prompt.min() < 0 or prompt.max() >= num_codes:
+        raise ValueError(
+            f"the prompt holds codes {prompt.min()} to {prompt.max()}; the model knows 0 to "
+            f"{num_codes - 1}"
+        )
+    return np.broadcast_to(prompt, (num_samples, prompt.shape[-1])).astype(np.int32)

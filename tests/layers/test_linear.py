@@ -8,16 +8,17 @@ from poolformer_jax.layers.linear import BlockDiagonalLinear
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+@pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize(("num_blocks", "inputs", "features"), [(1, 6, 4), (3, 6, 9), (6, 6, 6)])
-def test_equals_separate_blocks(num_blocks, inputs, features):
+def test_equals_separate_blocks(num_blocks, inputs, features, steps):
     rng = np.random.default_rng(0)
     i, o = inputs // num_blocks, features // num_blocks
     kernel, bias = rng.normal(size=(num_blocks, i, o)), rng.normal(size=(num_blocks, o))
-    x = rng.normal(size=(2, 5, inputs))
+    x = rng.normal(size=(2, steps, inputs))
     y = BlockDiagonalLinear(features, num_blocks).apply(
         {"params": {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}}, jnp.float32(x)
     )
-    expected = np.empty((2, 5, features))
+    expected = np.empty((2, steps, features))
     for n in range(num_blocks):
         block = x[..., n * i : (n + 1) * i] @ kernel[n] + bias[n]
         expected[..., n * o : (n + 1) * o] = block
@@ -27,7 +28,7 @@ def test_equals_separate_blocks(num_blocks, inputs, features):
 
 def test_gradient_reaches_only_the_blocks():
     layer = BlockDiagonalLinear(6, 3)
-    x = jnp.ones((1, 6))
+    x = jnp.ones((1, 1, 6))
     params = layer.init(jax.random.key(0), x)["params"]
     gradient = jax.grad(lambda p: jnp.sum(layer.apply({"params": p}, x)))(params)
     np.testing.assert_allclose(gradient["kernel"], np.ones((3, 2, 2)))
@@ -37,7 +38,7 @@ def test_gradient_reaches_only_the_blocks():
 def test_initial_variances_are_those_of_the_published_code():
     num_blocks, inputs, features = 32, 256, 128
     layer = BlockDiagonalLinear(features, num_blocks)
-    init = jax.jit(jax.vmap(lambda key: layer.init(key, jnp.zeros((1, inputs)))["params"]))
+    init = jax.jit(jax.vmap(lambda key: layer.init(key, jnp.zeros((1, 1, inputs)))["params"]))
     params = init(jax.random.split(jax.random.key(0), 500))
     # 512,000 and 64,000 draws: the variance's standard error is 0.2 % and 0.5 %.
     assert np.var(params["kernel"]) == pytest.approx(1 / inputs, rel=0.02)

@@ -1,11 +1,16 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.models.poolformer import Poolformer, init_params
-from poolformer_jax.sampling.streaming import sample
+from poolformer_jax.models.poolformer import Poolformer, init_params, init_state
+from poolformer_jax.sampling.draw import Draw
+from poolformer_jax.sampling.streaming import StreamingGenerator, generate, prime
 from tests.training.tiny import MODEL
+
+KEY = jax.random.key(3)
 
 
 @pytest.fixture(scope="module")
@@ -16,47 +21,129 @@ def params():
     return params
 
 
+def whole_logits(params, codes):
+    """Of the parallel pass over whole clips, whatever their length."""
+    padding = -codes.shape[1] % MODEL.total_pool_factor
+    padded = jnp.pad(jnp.asarray(codes), ((0, 0), (0, padding)))
+    return Poolformer(MODEL).apply({"params": params}, padded)[0][:, : codes.shape[1]]
+
+
 def test_sampling_is_ancestral(params):
     """Every draw follows the distribution that the whole model gives to its prefix."""
-    key, clips, length, temperature = jax.random.key(3), 2, 24, 0.7
-    codes = sample(MODEL, params, key, num_clips=clips, num_samples=length, temperature=temperature)
-    logits, _ = Poolformer(MODEL).apply({"params": params}, jnp.asarray(codes))
+    clips, length, temperature = 2, 24, 0.7
+    draw = Draw(temperature=temperature)
+    codes, _ = generate(MODEL, params, KEY, num_samples=clips, length=length, draw=draw)
+    logits = whole_logits(params, codes)
     for t in range(length):
         for clip in range(clips):
-            clip_key = jax.random.fold_in(jax.random.fold_in(key, t), clip)
+            clip_key = jax.random.fold_in(jax.random.fold_in(KEY, clip), t)
             expected = jax.random.categorical(clip_key, logits[clip, t] / temperature)
             assert codes[clip, t] == expected, (clip, t)
 
 
+@pytest.mark.parametrize("prompt_length", [0, 1, 6, 7])
+def test_reported_log_probabilities_are_those_of_the_parallel_pass(params, prompt_length):
+    prompt = np.arange(2 * prompt_length).reshape(2, -1) % 16 if prompt_length else None
+    draw = Draw(temperature=1.5, top_k=9)  # They are the model's own all the same.
+    codes, log_probs = generate(
+        MODEL, params, KEY, num_samples=2, length=31, prompt=prompt, draw=draw
+    )
+    table = jax.nn.log_softmax(whole_logits(params, codes))
+    expected = np.take_along_axis(np.asarray(table), codes[..., None], axis=-1)[..., 0]
+    # Float32: 2e-4 for logits of order 10.
+    np.testing.assert_allclose(log_probs, expected, atol=2e-4)
+    np.testing.assert_allclose(log_probs.sum(axis=1), expected.sum(axis=1), rtol=1e-5)
+
+
 def test_temperature_zero_is_greedy(params):
-    codes = sample(MODEL, params, jax.random.key(0), num_clips=1, num_samples=16, temperature=0.0)
-    logits, _ = Poolformer(MODEL).apply({"params": params}, jnp.asarray(codes))
-    np.testing.assert_array_equal(codes, np.argmax(logits, axis=-1))
+    draw = Draw(temperature=0.0)
+    codes, _ = generate(MODEL, params, KEY, num_samples=1, length=16, draw=draw)
+    np.testing.assert_array_equal(codes, np.argmax(whole_logits(params, codes), axis=-1))
 
 
-def test_longer_draw_starts_like_a_shorter_one(params):
-    key = jax.random.key(1)
-    progress = []
-    long = sample(MODEL, params, key, num_clips=1, num_samples=1000, on_progress=progress.append)
-    short = sample(MODEL, params, key, num_clips=1, num_samples=7)
-    assert long.shape == (1, 1000)
-    assert progress[-1] == 1000
-    np.testing.assert_array_equal(long[:, :7], short)
+@pytest.mark.parametrize("prompt_length", [1, 2, 5, 10])
+def test_prompt_read_in_parallel_gives_the_state_of_a_stepped_one(params, prompt_length):
+    codes = np.random.default_rng(0).integers(0, 16, (2, prompt_length)).astype(np.int32)
+    state, log_probs = prime(MODEL, params, codes)
+    stepped = init_state(MODEL, 2)
+    for t in range(prompt_length):
+        logits, stepped = Poolformer(MODEL).apply(
+            {"params": params}, jnp.asarray(codes[:, t]), stepped, method="step"
+        )
+        expected = jax.nn.log_softmax(logits)[np.arange(2), codes[:, t]]
+        np.testing.assert_allclose(log_probs[:, t], expected, atol=2e-4)
+    assert int(state.time) == prompt_length
+    next_one, next_other = (
+        Poolformer(MODEL).apply({"params": params}, one, method="predict")[0]
+        for one in (state, stepped)
+    )
+    np.testing.assert_allclose(next_one, next_other, atol=2e-4)
 
 
-def test_clips_differ(params):
-    codes = sample(MODEL, params, jax.random.key(2), num_clips=3, num_samples=20)
+def test_a_clip_continues_a_prompt_of_itself(params):
+    whole, _ = generate(MODEL, params, KEY, num_samples=2, length=40)
+    for cut in (1, 13, 20):
+        again, _ = generate(MODEL, params, KEY, num_samples=2, length=40, prompt=whole[:, :cut])
+        np.testing.assert_array_equal(again, whole)
+
+
+def test_one_prompt_serves_all_clips(params):
+    codes, _ = generate(MODEL, params, KEY, num_samples=3, length=30, prompt=np.array([1, 2, 3]))
+    assert np.all(codes[:, :3] == [1, 2, 3])
     assert len({tuple(row) for row in codes.tolist()}) == 3
 
 
+@pytest.mark.parametrize("block_samples", [1, 7, 50])
+def test_blocks_are_the_clip_whatever_their_length(params, block_samples):
+    whole, log_probs = generate(MODEL, params, KEY, num_samples=2, length=50)
+    stream = StreamingGenerator(MODEL, params, KEY, num_samples=2, block_samples=block_samples)
+    blocks = list(itertools.islice(stream, -(-50 // block_samples)))
+    assert all(block.codes.shape == (2, block_samples) for block in blocks)
+    assert stream.position == len(blocks) * block_samples
+    codes = np.concatenate([block.codes for block in blocks], axis=1)
+    np.testing.assert_array_equal(codes[:, :50], whole)
+    ours = np.concatenate([block.log_probs for block in blocks], axis=1)
+    np.testing.assert_allclose(ours[:, :50], log_probs, atol=1e-5)
+
+
+def test_a_clip_does_not_depend_on_those_beside_it(params):
+    together, _ = generate(MODEL, params, KEY, num_samples=5, length=200)
+    for first, count in ((0, 1), (3, 2), (4, 1)):
+        some, _ = generate(MODEL, params, KEY, num_samples=count, length=200, first_clip=first)
+        np.testing.assert_array_equal(some, together[first : first + count])
+    assert len({tuple(row) for row in together.tolist()}) == 5
+
+
+def test_longer_draw_starts_like_a_shorter_one(params):
+    long, _ = generate(MODEL, params, KEY, num_samples=1, length=1000)
+    short, _ = generate(MODEL, params, KEY, num_samples=1, length=7)
+    assert long.shape == (1, 1000)
+    np.testing.assert_array_equal(long[:, :7], short)
+
+
+def test_logits_that_are_not_finite_stop_with_their_place(params):
+    broken = jax.tree.map(jnp.copy, params)
+    broken["head"]["projection"]["bias"] = jnp.full((16,), jnp.nan)
+    with pytest.raises(
+        FloatingPointError, match=r"of clip 5 are not finite at sample 0; .*earlier"
+    ):
+        generate(MODEL, broken, KEY, num_samples=2, length=10, first_clip=5)
+    with pytest.raises(FloatingPointError, match="clip 0 are not finite at sample 0"):
+        generate(MODEL, broken, KEY, num_samples=2, length=10, prompt=np.array([1, 2, 3]))
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        {"num_clips": 0, "num_samples": 5},
-        {"num_clips": 1, "num_samples": 0},
-        {"num_clips": 1, "num_samples": 5, "temperature": -1.0},
+        ({"num_samples": 0}, "num_samples 0 .* must be at least 1"),
+        ({"first_clip": -1}, "first_clip -1 at least 0"),
+        ({"length": 0}, "length 0 must be at least 1"),
+        ({"prompt": np.zeros(0, int)}, "prompt is empty"),
+        ({"prompt": np.zeros(6, int)}, "prompt of 6 samples is longer than the clip of 5"),
+        ({"prompt": np.zeros((3, 2), int)}, r"shape \(3, 2\); give codes \[t\] .* or \[2, t\]"),
+        ({"prompt": np.array([3, 16])}, "holds codes 3 to 16; the model knows 0 to 15"),
     ],
 )
-def test_numbers_out_of_range(params, arguments):
-    with pytest.raises(ValueError, match="must"):
-        sample(MODEL, params, jax.random.key(0), **arguments)
+def test_numbers_out_of_range(params, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate(MODEL, params, KEY, **{"num_samples": 2, "length": 5, **arguments})

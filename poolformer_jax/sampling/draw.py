@@ -1,0 +1,75 @@
+"""Drawing the next code: temperature, top-k, top-p."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, Key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How a code is drawn from logits.
+
+    Attributes:
+      temperature: Divides the logits; 0 takes the likeliest code.
+      top_k: Only so many of the likeliest codes are drawn; None means all.
+      top_p: Of those, only the fewest likeliest ones whose probabilities add up to this; 1 means
+        all.
+
+    Raises:
+      ValueError: On construction, for a value that cannot work.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
+            raise ValueError(
+                f"temperature {self.temperature} must be finite and not negative; 1 is the model's "
+                "own, 0 takes the likeliest code"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k {self.top_k} must be at least 1, or None for all codes")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p {self.top_p} must be in (0, 1]; 1 means all codes")
+
+
+UNRESTRICTED = Draw()
+"""From the model's own distribution."""
+
+
+def draw_codes(
+    logits: Float[Array, "b v"], keys: Key[Array, " b"], *, draw: Draw
+) -> Int[Array, " b"]:
+    """Draws a code of each row with a key of its own."""
+    if draw.temperature == 0.0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    codes = jax.vmap(jax.random.categorical)(keys, restrict_logits(logits, draw=draw))
+    return codes.astype(jnp.int32)
+
+
+def restrict_logits(logits: Float[Array, "b v"], *, draw: Draw) -> Float[Array, "b v"]:
+    """Applies temperature, then top-k, then top-p; codes that are ruled out get -inf.
+
+    Ties at the border are kept, so more than `top_k` codes may remain.
+    """
+    logits = logits / draw.temperature
+    if draw.top_k is not None and draw.top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, draw.top_k)[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if draw.top_p < 1.0:
+        descending = -jnp.sort(-logits, axis=-1)
+        probabilities = jax.nn.softmax(descending, axis=-1)
+        # What the likelier codes add up to: the first one is always kept.
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities
+        kept = jnp.sum(before < draw.top_p, axis=-1, keepdims=True)
+        least = jnp.take_along_axis(descending, kept - 1, axis=-1)
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    return logits
