@@ -169,6 +169,7 @@ def test_records_after_the_checkpoint_are_replaced(tmp_path):
     assert not records(tmp_path, "validation")  # The checkpoint of step 2 was not evaluated.
 
 
+@pytest.mark.slow
 def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
     run(tmp_path, train_config=dataclasses.replace(TRAIN, num_steps=3))
     _, good = final_arrays(tmp_path)

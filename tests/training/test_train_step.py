@@ -52,6 +52,7 @@ def test_training_learns():
     assert history[-1]["skipped_steps"] == 0
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
     batch = make_batch(1)  # Lengths differ, so a mean of means would not do.
     whole, whole_metrics = run_steps(MODEL, TRAIN, [batch])
@@ -66,6 +67,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
             np.testing.assert_allclose(a, b, atol=1e-6 * max(1e-2, np.abs(a).max()))
 
 
+@pytest.mark.slow
 def test_dropout_follows_seed_and_step(start):
     model = dataclasses.replace(MODEL, dropout=0.5)
     step = jax.jit(make_train_step(model, TRAIN))
