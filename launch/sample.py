@@ -49,14 +49,13 @@ def main(argv):
         experiment = read_experiment(workdir)
 
     import jax
-    import numpy as np
 
     from launch.restore import restore_ema_params
     from poolformer_jax.audio.codec import decode, encode
     from poolformer_jax.audio.wav import write_wav
     from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.sampling.draw import Draw
-    from poolformer_jax.sampling.streaming import StreamingGenerator
+    from poolformer_jax.sampling.streaming import generate
     from poolformer_jax.training import sharding
 
     with command_line.user_errors():
@@ -71,20 +70,20 @@ def main(argv):
     num_steps = _NUM_STEPS.value or experiment.data.seq_len
     start = time.monotonic()
 
-    generator = StreamingGenerator(
+    def show(done):
+        seconds = time.monotonic() - start
+        print(f"\r{done:,} of {num_steps:,} samples | {seconds:.0f} s", end="", flush=True)
+
+    codes, _ = generate(
         experiment.model,
         params,
         jax.random.key(_SEED.value),
         num_samples=_NUM_SAMPLES.value,
+        length=num_steps,
         draw=draw,
+        on_progress=show,
     )
-    blocks = []
-    while generator.position < num_steps:
-        blocks.append(next(generator).codes)
-        done, seconds = min(generator.position, num_steps), time.monotonic() - start
-        print(f"\r{done:,} of {num_steps:,} samples | {seconds:.0f} s", end="", flush=True)
     print()
-    codes = np.concatenate(blocks, axis=1)[:, :num_steps]
     folder = workdir / "samples"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.wav"):

@@ -91,9 +91,11 @@ def decode(codes: Integer[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.nd
 
 def _min_max_scale(pcm: Int16[np.ndarray, " t"], part: slice) -> Float[np.ndarray, " _"]:
     x = pcm[part].astype(np.float64)
-    if not x.size or pcm.min() == pcm.max():
-        return np.zeros_like(x)
+    if not x.size:
+        return x
     low, high = float(pcm.min()), float(pcm.max())
+    if low == high:
+        return np.zeros_like(x)
     return -1.0 + 2.0 * (x - low) / (high - low + 1e-6)
 
 

@@ -50,6 +50,7 @@ def generate(
     prompt: Int[np.ndarray, "..."] | None = None,
     draw: Draw = UNRESTRICTED,
     first_clip: int = 0,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Block:
     """Draws whole clips; see `StreamingGenerator`, which this collects.
 
@@ -62,6 +63,7 @@ def generate(
       prompt: See `StreamingGenerator`.
       draw: How codes are drawn.
       first_clip: Number of the first clip.
+      on_progress: Called with the number of samples per clip so far.
 
     Raises:
       FloatingPointError: If logits are not finite.
@@ -86,6 +88,8 @@ def generate(
     blocks = [generator.prompt]
     while generator.position < length:
         blocks.append(next(generator))
+        if on_progress is not None:
+            on_progress(min(generator.position, length))
     codes, log_probs = (
         np.concatenate(parts, axis=1)[:, :length] for parts in zip(*blocks, strict=True)
     )

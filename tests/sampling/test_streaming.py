@@ -115,9 +115,11 @@ def test_a_clip_does_not_depend_on_those_beside_it(params):
 
 
 def test_longer_draw_starts_like_a_shorter_one(params):
-    long, _ = generate(MODEL, params, KEY, num_samples=1, length=1000)
+    progress = []
+    long, _ = generate(MODEL, params, KEY, num_samples=1, length=1000, on_progress=progress.append)
     short, _ = generate(MODEL, params, KEY, num_samples=1, length=7)
     assert long.shape == (1, 1000)
+    assert progress[-1] == 1000
     np.testing.assert_array_equal(long[:, :7], short)
 
 
