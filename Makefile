@@ -28,7 +28,7 @@ help:  ## Shows this list.
 quickstart: $(VENV)/.stamp-quickstart  ## Installs, trains a small model on spoken digits, evaluates, samples, writes a report.
 	$(VENV)/bin/python -m launch.train --config=configs/digits.py --workdir=$(WORKDIR) $(DATA_DIR_FLAG) $(TRAIN_FLAGS)
 	$(VENV)/bin/python -m launch.eval_likelihood --workdir=$(WORKDIR) --split=test $(DATA_DIR_FLAG) $(EVAL_FLAGS)
-	$(VENV)/bin/python -m launch.sample --workdir=$(WORKDIR) --num_samples=4 --num_real=2 $(DATA_DIR_FLAG) $(SAMPLE_FLAGS)
+	$(VENV)/bin/python -m launch.sample --workdir=$(WORKDIR) --num_samples=4 --length=1s --num_real=2 --overwrite $(DATA_DIR_FLAG) $(SAMPLE_FLAGS)
 	$(VENV)/bin/python -m launch.report --workdir=$(WORKDIR)
 	@echo "Done. Open $(WORKDIR)/report.html in a browser."
 
@@ -45,7 +45,7 @@ smoke: $(VENV)/.stamp-quickstart  ## Runs the quickstart in miniature, in a temp
 	rm -rf $(SMOKE_DIR)
 	$(MAKE) --no-print-directory quickstart WORKDIR=$(SMOKE_DIR) \
 	  TRAIN_FLAGS="--config.train.num_steps=2 --config.data.name=digits_tiny $(TRAIN_FLAGS)" \
-	  SAMPLE_FLAGS="--num_steps=320 $(SAMPLE_FLAGS)"
+	  SAMPLE_FLAGS="--length=320 $(SAMPLE_FLAGS)"
 	test -s $(SMOKE_DIR)/report.html
 	rm -rf $(SMOKE_DIR)
 

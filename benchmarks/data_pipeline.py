@@ -30,9 +30,9 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from launch import command_line
 from poolformer_jax.audio.codec import NUM_CODES
 from poolformer_jax.audio.wav import write_wav
-from poolformer_jax.data.builders.features import DIGIT_WORDS, SAMPLE_RATE
+from poolformer_jax.data.builders.features import DIGIT_WORDS
 from poolformer_jax.data.builders.prepare import open_splits, prepare
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
 from poolformer_jax.data.pipeline import train_batches
 
 _CLIPS = flags.DEFINE_integer("clips", 4_096, "Training clips, 32 kB each.", lower_bound=64)

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -48,6 +49,30 @@ def user_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
+
+
+def parse_duration(name: str, text: str, sample_rate: int) -> int:
+    """Reads a duration such as 1.5s or 500ms, or a number of samples; returns samples.
+
+    Args:
+      name: Of the flag, for the error.
+      text: What the user wrote.
+      sample_rate: In Hz.
+
+    Raises:
+      ValueError: If it is none, or less than one sample.
+    """
+    match = re.fullmatch(r"(\d+|\d*\.\d+)(s|ms|)", text.strip())
+    if match is not None:
+        number, unit = match.groups()
+        scale = {"s": sample_rate, "ms": sample_rate / 1000, "": 1}[unit]
+        samples = float(number) * scale
+        if samples >= 1 and (unit or samples.is_integer()):
+            return round(samples)
+    raise ValueError(
+        f"--{name}={text} is no duration; write seconds as 1.5s, milliseconds as 500ms, or a "
+        f"number of samples ({sample_rate} a second)"
+    )
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

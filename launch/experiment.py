@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 from ml_collections import config_dict
 
 from poolformer_jax.audio.codec import NUM_CODES, silence_code
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import NUM_CLASSES, DataConfig
 from poolformer_jax.models.config import EXECUTION_FIELDS, PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
 
@@ -54,6 +54,17 @@ class Experiment:
                 raise ValueError(
                     f"model.{name} {value} does not fit data.codec {codec!r}; use {wanted}"
                 )
+        num_classes = NUM_CLASSES.get(self.data.name, 0)
+        if self.model.num_classes not in (0, num_classes):
+            raise ValueError(
+                f"model.num_classes {self.model.num_classes} does not fit data.name "
+                f"{self.data.name!r}, which has {num_classes or 'no'} classes; use {num_classes}"
+            )
+        if self.train.label_dropout and not self.model.num_classes:
+            raise ValueError(
+                f"train.label_dropout {self.train.label_dropout} needs a model with classes; set "
+                f"model.num_classes to {num_classes}, or train.label_dropout to 0"
+            )
 
 
 _SECTIONS: dict[str, type] = {

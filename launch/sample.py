@@ -1,30 +1,49 @@
-"""Draws clips from a trained model, one sample at a time, and writes WAV files.
+"""Draws clips from a trained model, one sample at a time, and writes WAV files and a page.
 
-    python -m launch.sample --workdir=runs/digits --num_samples=4
+    python -m launch.sample --workdir=runs/digits --num_samples=64 --batch_size=16 --length=1s
 
-Writes <workdir>/samples/sample_*.wav and, for comparison, real_*.wav. Uses the averaged parameters.
+Writes sample_*.wav, log_likelihoods.csv and index.html to --out. The same command again completes
+what an interrupted one began. Uses the averaged parameters, in float32, on all devices.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import pathlib
+import sys
 import time
+from collections.abc import Callable
+from typing import cast
 
+import numpy as np
 from absl import flags
 
 from launch import command_line
-from launch.experiment import read_experiment
+from launch.experiment import Experiment, read_experiment
+from poolformer_jax.audio.codec import decode, encode
+from poolformer_jax.audio.wav import read_wav, write_wav
+from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.typing import Platform
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 4, "Number of clips.", lower_bound=1)
-_NUM_STEPS = flags.DEFINE_integer(
-    "num_steps",
-    None,
-    "Length of a clip in audio samples; data.seq_len if not given.",
-    lower_bound=1,
+_OUT = flags.DEFINE_string("out", None, "Folder of the clips; <workdir>/samples if not given.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the clips of another draw in --out.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 16, "Number of clips.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Clips drawn side by side, over all devices; about 16 if not given."
 )
-_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits.", lower_bound=0.0)
+_LENGTH = flags.DEFINE_string("length", None, "Of a clip: 1s, 500ms, or a number of samples.")
+_PROMPT = flags.DEFINE_string("prompt", None, "WAV file whose beginning every clip continues.")
+_PROMPT_LENGTH = flags.DEFINE_string("prompt_length", None, "How much of it; all if not given.")
+_LABEL = flags.DEFINE_string(
+    "label", None, "Class to draw, in a model with classes: a number, or 'cycle' for each in turn."
+)
+_GUIDANCE = flags.DEFINE_float(
+    "guidance", 1.0, "Weight of classifier-free guidance towards the label; 1 is none."
+)
+_TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 is greedy.")
 _TOP_K = flags.DEFINE_integer("top_k", None, "Draw from so many of the likeliest codes only.")
 _TOP_P = flags.DEFINE_float(
     "top_p", 1.0, "Draw from the fewest likeliest codes whose probabilities add up to this."
@@ -33,74 +52,237 @@ _NUM_REAL = flags.DEFINE_integer(
     "num_real", 0, "Validation clips to write beside, as the model hears them.", lower_bound=0
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; overrides the config's.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draw.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draw.", lower_bound=0, upper_bound=2**31 - 1)
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "best", ["best", "latest"], "By validation bits, or the newest."
 )
-
-SAMPLE_RATE = 16_000
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Connect the processes of a pod.")
 
 
 def main(argv):
-    """Restores, samples, writes."""
+    """Checks, restores, draws what is missing, writes."""
     del argv
     workdir = pathlib.Path(_WORKDIR.value)
+    out = pathlib.Path(_OUT.value) if _OUT.value else workdir / "samples"
     with command_line.user_errors():
         experiment = read_experiment(workdir)
+        data = experiment.data
+        if _LENGTH.value is None:
+            raise ValueError(
+                "--length is missing; the model's clips last "
+                f"--length={data.seq_len / SAMPLE_RATE:g}s"
+            )
+        length = command_line.parse_duration("length", _LENGTH.value, SAMPLE_RATE)
+        label_of = _parse_label(experiment)
+        prompt = _read_prompt(data, length)
 
     import jax
+    import tqdm
+    from jax.experimental import multihost_utils
 
     from launch.restore import restore_ema_params
-    from poolformer_jax.audio.codec import decode, encode
-    from poolformer_jax.audio.wav import write_wav
-    from poolformer_jax.data.builders.prepare import open_splits
+    from poolformer_jax.evals import sample_folder
+    from poolformer_jax.evals.draw_samples import draw_samples, hash_params
     from poolformer_jax.sampling.draw import Draw
-    from poolformer_jax.sampling.streaming import generate
     from poolformer_jax.training import sharding
 
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    # TPUs would multiply float32 numbers in bfloat16 otherwise.
+    jax.config.update("jax_default_matmul_precision", "float32")
+    platform = cast(Platform, jax.default_backend())
+    model = dataclasses.replace(experiment.model, dtype="float32", platform=platform)
+    process, num_processes = jax.process_index(), jax.process_count()
     with command_line.user_errors():
-        draw = Draw(temperature=_TEMPERATURE.value, top_k=_TOP_K.value, top_p=_TOP_P.value)
-        data = experiment.data
-        if _DATA_DIR.value:
-            data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
-        real = open_splits(data)["validation"] if _NUM_REAL.value else []
-        params, step = restore_ema_params(
-            workdir, experiment, sharding.make_mesh(jax.devices()[:1]), _CHECKPOINT.value
+        draw = Draw(
+            temperature=_TEMPERATURE.value,
+            top_k=_TOP_K.value,
+            top_p=_TOP_P.value,
+            guidance=_GUIDANCE.value,
         )
-    num_steps = _NUM_STEPS.value or experiment.data.seq_len
+        batch_size = _choose_batch_size(jax.device_count())
+        params, step = restore_ema_params(
+            workdir, experiment, sharding.make_mesh(), _CHECKPOINT.value
+        )
+        # From here on every process is on its own, with its devices and its share of the clips.
+        mesh = sharding.make_mesh(jax.local_devices())
+        params = sharding.copy_to(mesh, params)
+        settings = {
+            "step": step,
+            "parameters_sha256": hash_params(params),
+            "seed": _SEED.value,
+            "length": length,
+            "sample_rate": SAMPLE_RATE,
+            "codec": data.codec,
+            "label": _LABEL.value,
+            **dataclasses.asdict(draw),
+            "prompt_length": 0 if prompt is None else len(prompt),
+            "prompt_sha256": None
+            if prompt is None
+            else hashlib.sha256(prompt.tobytes()).hexdigest(),
+        }
+        if _OVERWRITE.value and process == 0 and sample_folder.find_conflict(out, settings):
+            sample_folder.clear(out)
+        multihost_utils.sync_global_devices("the folder is as it was left")
+        folder = sample_folder.SampleFolder(
+            out, settings, length=length, sample_rate=SAMPLE_RATE, process_index=process
+        )
+        multihost_utils.sync_global_devices("all processes have read it")
+        if process == 0:
+            folder.start()
+            _write_real(data, out)
+        multihost_utils.sync_global_devices("it is there")
+
+    missing = [clip for clip in range(_NUM_SAMPLES.value) if clip not in folder.rows]
+    mine = missing[process::num_processes]
+    if process == 0 and len(missing) < _NUM_SAMPLES.value:
+        print(f"{_NUM_SAMPLES.value - len(missing):,} clips are in {out} already", flush=True)
+    drawn = length - settings["prompt_length"]
     start = time.monotonic()
+    with tqdm.tqdm(
+        total=len(mine) * drawn,
+        unit="sample",
+        unit_scale=True,
+        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}",
+        disable=process != 0,
+    ) as bar:
+        after_first_block: list[float] = []  # Time and samples: what came before was compilation.
 
-    def show(done):
+        def show(samples: int) -> None:
+            bar.update(samples)
+            if not after_first_block:
+                after_first_block.extend([time.monotonic(), bar.n])
+                return
+            since, before = after_first_block
+            speed = (bar.n - before) / (time.monotonic() - since) * num_processes
+            bar.set_postfix_str(f"{speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time")
+
+        try:
+            draw_samples(
+                folder,
+                mine,
+                config=model,
+                params=params,
+                seed=_SEED.value,
+                batch_size=batch_size // num_processes,
+                length=length,
+                codec=data.codec,
+                draw=draw,
+                prompt=prompt,
+                label_of=label_of,
+                place=functools.partial(sharding.put_along, mesh),
+                on_progress=show,
+            )
+        except FloatingPointError as error:
+            sys.exit(f"error: {error}")
+    multihost_utils.sync_global_devices("all clips are drawn")
+    if process == 0:
         seconds = time.monotonic() - start
-        print(f"\r{done:,} of {num_steps:,} samples | {seconds:.0f} s", end="", flush=True)
+        speed = len(missing) * drawn / seconds
+        rows = folder.finish(_NUM_SAMPLES.value)
+        print(
+            f"{len(missing):,} clips of {length / SAMPLE_RATE:.2f} s in {seconds:.1f} s with "
+            f"compilation: {speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time; averaged "
+            f"parameters of step {step}; {len(rows):,} clips in {out}"
+        )
+        _write_page(out, rows, settings)
 
-    codes, _ = generate(
-        experiment.model,
-        params,
-        jax.random.key(_SEED.value),
-        num_samples=_NUM_SAMPLES.value,
-        length=num_steps,
-        draw=draw,
-        on_progress=show,
-    )
-    print()
-    folder = workdir / "samples"
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.wav"):
-        old.unlink()
-    for index, clip in enumerate(codes):
-        pcm = decode(clip, codec=experiment.data.codec)
-        write_wav(folder / f"sample_{index:04d}.wav", pcm, SAMPLE_RATE)
-    for index in range(min(_NUM_REAL.value, len(real))):
-        example = real[index * len(real) // _NUM_REAL.value]
-        pcm = example["audio"]
+
+def _choose_batch_size(num_devices: int) -> int:
+    batch_size = _BATCH_SIZE.value
+    if batch_size is None:
+        return -(-min(16, _NUM_SAMPLES.value) // num_devices) * num_devices
+    if batch_size < 1 or batch_size % num_devices:
+        raise ValueError(
+            f"--batch_size={batch_size} does not split over {num_devices} devices; use a multiple "
+            f"of {num_devices}, such as {max(1, -(-batch_size // num_devices)) * num_devices}"
+        )
+    return batch_size
+
+
+def _parse_label(experiment: Experiment) -> Callable[[int], int | None]:
+    """From a clip's number to the class to draw."""
+    classes, text = experiment.model.num_classes, _LABEL.value
+    if text is None or not classes:
+        if text is not None:
+            raise ValueError(
+                f"--label={text}: the model has no classes; train one with "
+                "--config.model.num_classes"
+            )
+        if _GUIDANCE.value != 1.0:
+            raise ValueError(f"--guidance={_GUIDANCE.value:g} needs a --label")
+        if classes and not experiment.train.label_dropout:
+            raise ValueError(
+                "--label is missing: the model never saw a clip without a label in training "
+                f"(train.label_dropout is 0); give 0 to {classes - 1}, or cycle"
+            )
+        return lambda clip: None
+    if _GUIDANCE.value != 1.0 and not experiment.train.label_dropout:
+        raise ValueError(
+            f"--guidance={_GUIDANCE.value:g} compares with clips without a label, of which the "
+            "model never saw one in training (train.label_dropout is 0); use --guidance=1"
+        )
+    if text == "cycle":
+        return lambda clip: clip % classes
+    if not text.isdecimal() or int(text) >= classes:
+        raise ValueError(f"--label={text} must be a class, 0 to {classes - 1}, or cycle")
+    return lambda clip: int(text)
+
+
+def _read_prompt(data: DataConfig, length: int) -> np.ndarray | None:
+    """The codes to continue, scaled like a training clip: by the extremes of the whole file."""
+    if _PROMPT.value is None:
+        if _PROMPT_LENGTH.value is not None:
+            raise ValueError(f"--prompt_length={_PROMPT_LENGTH.value} needs a --prompt")
+        return None
+    path = pathlib.Path(_PROMPT.value)
+    pcm, rate = read_wav(path)
+    if rate != SAMPLE_RATE:
+        raise ValueError(
+            f"--prompt={path} has {rate} Hz, the model {SAMPLE_RATE} Hz; convert it with: "
+            f"ffmpeg -i {path} -ar {SAMPLE_RATE} -ac 1 -c:a pcm_s16le OUT.wav"
+        )
+    if not len(pcm):
+        raise ValueError(f"--prompt={path} is empty")
+    taken = len(pcm)
+    if _PROMPT_LENGTH.value is not None:
+        taken = command_line.parse_duration("prompt_length", _PROMPT_LENGTH.value, SAMPLE_RATE)
+    if taken > len(pcm):
+        raise ValueError(
+            f"--prompt_length={_PROMPT_LENGTH.value} is {taken} samples; {path} has {len(pcm)}"
+        )
+    if taken >= length:
+        raise ValueError(
+            f"the prompt of {taken} samples leaves nothing to draw of clips of {length}; give a "
+            "longer --length or a shorter --prompt_length"
+        )
+    codes = encode(pcm, codec=data.codec, normalize=data.normalize, part=slice(taken))
+    return codes.astype(np.int32)
+
+
+def _write_real(data: DataConfig, out: pathlib.Path) -> None:
+    if not _NUM_REAL.value:
+        return
+    from poolformer_jax.data.builders.prepare import open_splits
+
+    if _DATA_DIR.value:
+        data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
+    clips = open_splits(data)["validation"]
+    for index in range(min(_NUM_REAL.value, len(clips))):
+        pcm = clips[index * len(clips) // _NUM_REAL.value]["audio"]
         heard = decode(encode(pcm, codec=data.codec, normalize=data.normalize), codec=data.codec)
-        write_wav(folder / f"real_{index:04d}.wav", heard, SAMPLE_RATE)
-    seconds = time.monotonic() - start
-    print(
-        f"{len(codes)} clips of {num_steps / SAMPLE_RATE:.2f} s in {folder}, {seconds:.1f} s with "
-        f"compilation, averaged parameters of step {step}"
-    )
+        write_wav(out / f"real_{index:05d}.wav", heard, SAMPLE_RATE)
+
+
+def _write_page(out: pathlib.Path, rows: list, settings: dict) -> None:
+    try:
+        from poolformer_jax.evals.sample_page import write_sample_page
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("matplotlib"):
+            raise
+        print("no page was written: it needs matplotlib: pip install -e '.[report]'")
+        return
+    print(f"Listen: {write_sample_page(out, rows, settings)}")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ tree, so that every option (groups, growing widths, norms, real recurrence, ...)
 import numpy as np
 
 
-def forward(config, params, codes):
-    """Logits [b, t, v] of codes [b, t]."""
+def forward(config, params, codes, labels=None):
+    """Logits [b, t, v] of codes [b, t], in a model with classes given labels [b]."""
     params = _float64(params)
     start = np.full((codes.shape[0], 1), config.initial_code)
     previous = np.concatenate([start, codes[:, :-1]], axis=1)
     x = _embed(config, params.get("embedding", {}), previous)
     # A block without layers has no parameters.
-    x = _block(config, params.get("backbone", {}), x, 0)
+    x = _block(config, params.get("backbone", {}), x, 0, labels)
     x = _layer_norm(x, params["head"]["norm"])
     return _dense(x, params["head"]["projection"])
 
@@ -43,7 +43,9 @@ def _embed(config, p, codes):
     return out
 
 
-def _block(config, p, x, level):
+def _block(config, p, x, level, labels):
+    if config.num_classes:
+        x = x + np.stack([p["label"]["table"][label] for label in labels])[:, None]
     layers = config.layers[level]
     if level == len(config.pool_factors):
         return _stack(config, p.get("stack", {}), x, layers)
@@ -51,7 +53,7 @@ def _block(config, p, x, level):
     if config.unet:
         x = _stack(config, p.get("pre", {}), x, layers)
     y = _down(x, p["down_pool"], config.pool_factors[level])
-    y = _block(config, p.get("inner", {}), y, level + 1)
+    y = _block(config, p.get("inner", {}), y, level + 1, labels)
     u = _up(y, p["up_pool"], config.pool_factors[level])
     if config.skip == "short":
         return _stack(config, p.get("post", {}), x + u, layers)

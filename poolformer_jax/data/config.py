@@ -10,6 +10,12 @@ from poolformer_jax.audio.codec import CodecName
 
 DATASETS = ("digits", "digits_tiny", "fsdd", "sc09", "beethoven", "youtubemix")
 
+SAMPLE_RATE = 16_000
+"""Of every data set, in Hz."""
+
+NUM_CLASSES = {"digits": 10, "digits_tiny": 10, "fsdd": 10, "sc09": 10}
+"""Labels of the data sets of speech; music has none."""
+
 BUCKET_SCHEMES = ("gs", "s3", "az")  # Those that etils.epath opens.
 
 Crop = Literal["start", "random"]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Int16, UInt
 
 from poolformer_jax.audio.codec import encode, silence_code
 from poolformer_jax.data.builders.prepare import Source
 from poolformer_jax.data.config import DataConfig
 
 Batch = dict[str, np.ndarray]
-"""`tokens` int32 [b, t], padded with the code of silence, and `lengths` int32 [b], in samples."""
+"""`tokens` int32 [b, t], padded with the code of silence, and `lengths` int32 [b], in samples; of a
+data set with labels also `labels` int32 [b]."""
 
 # Reading and encoding a clip is a chain of calls too short for Python's threads to share well: one
 # thread beside the training loop is faster than several. Few batches are kept ready: one of 32
@@ -61,18 +62,21 @@ def train_batches(
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
     length = config.train_len or config.seq_len
 
-    def codes_at(position: int) -> UInt[np.ndarray, " t"]:
-        pcm = source[order[position]]["audio"]
-        start = 0
-        if config.crop == "random" and len(pcm) > length:
-            rng = np.random.default_rng((config.seed, position))
-            start = int(rng.integers(len(pcm) - length, endpoint=True))
-        return _encode(pcm, config, start, length)
+    def start_of_crop(position: int, num_samples: int) -> int:
+        if config.crop == "start" or num_samples <= length:
+            return 0
+        rng = np.random.default_rng((config.seed, position))
+        return int(rng.integers(num_samples - length, endpoint=True))
 
     def batch_at(index: int) -> Batch:
         first = start_example + index * global_batch + process_index * batch_size
-        rows = [codes_at(position) for position in range(first, first + batch_size)]
-        return _pad(rows, config, length)
+        positions = range(first, first + batch_size)
+        examples = [source[order[position]] for position in positions]
+        starts = [
+            start_of_crop(position, len(example["audio"]))
+            for position, example in zip(positions, examples, strict=True)
+        ]
+        return _make_batch(examples, config, starts, length)
 
     return _prefetch(batch_at, sys.maxsize // global_batch)
 
@@ -103,30 +107,33 @@ def eval_batches(
     """
     global_batch = _check_sizes(source, batch_size, process_index, process_count)
 
-    def codes_at(index: int) -> UInt[np.ndarray, " t"]:
-        pcm = source[index]["audio"] if index < len(source) else np.zeros(0, np.int16)
-        return _encode(pcm, config, 0, config.seq_len)
+    def example_at(index: int) -> Mapping[str, Any]:
+        if index < len(source):
+            return source[index]
+        return {**source[0], "audio": np.zeros(0, np.int16)}
 
     def batch_at(index: int) -> Batch:
         first = index * global_batch + process_index
-        rows = [codes_at(i) for i in range(first, first + global_batch, process_count)]
-        return _pad(rows, config, config.seq_len)
+        examples = [example_at(i) for i in range(first, first + global_batch, process_count)]
+        return _make_batch(examples, config, [0] * batch_size, config.seq_len)
 
     return _prefetch(batch_at, -(-len(source) // global_batch))
 
 
-def _encode(
-    pcm: Int16[np.ndarray, " t"], config: DataConfig, start: int, length: int
-) -> UInt[np.ndarray, " _"]:
-    part = slice(start, start + length)
-    return encode(pcm, codec=config.codec, normalize=config.normalize, part=part)
-
-
-def _pad(rows: list[UInt[np.ndarray, " _"]], config: DataConfig, length: int) -> Batch:
-    tokens = np.full((len(rows), length), silence_code(config.codec), np.int32)
-    for row, codes in zip(tokens, rows, strict=True):
-        row[: len(codes)] = codes
-    return {"tokens": tokens, "lengths": np.array([len(codes) for codes in rows], np.int32)}
+def _make_batch(
+    examples: Sequence[Mapping[str, Any]], config: DataConfig, starts: Sequence[int], length: int
+) -> Batch:
+    tokens = np.full((len(examples), length), silence_code(config.codec), np.int32)
+    lengths = np.zeros(len(examples), np.int32)
+    for row, (example, start) in enumerate(zip(examples, starts, strict=True)):
+        part = slice(start, start + length)
+        codes = encode(example["audio"], codec=config.codec, normalize=config.normalize, part=part)
+        tokens[row, : len(codes)] = codes
+        lengths[row] = len(codes)
+    batch = {"tokens": tokens, "lengths": lengths}
+    if "label" in examples[0]:
+        batch["labels"] = np.array([example["label"] for example in examples], np.int32)
+    return batch
 
 
 def _prefetch(batch_at: Callable[[int], Batch], num_batches: int) -> Iterator[Batch]:

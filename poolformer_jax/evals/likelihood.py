@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.models.poolformer import Poolformer
+from poolformer_jax.models.poolformer import Poolformer, init_state
 from poolformer_jax.ops.likelihood import clip_bits
 
 Batch = Mapping[str, Any]
@@ -43,15 +43,17 @@ def make_likelihood_evaluator(
 
     Returns:
       evaluate(params, batches, should_stop=None) -> Likelihood, or None if `should_stop()` became
-      true between two batches. Batches have `tokens` [b, t] and `lengths` [b]; rows of length 0
-      are filling. Clips are summed in float64, so the result does not depend on the batch size
-      beyond the rounding of single clips.
+      true between two batches. Batches have `tokens` [b, t] and `lengths` [b], for a model with
+      classes `labels` [b] too; rows of length 0 are filling. Clips are summed in float64, so the
+      result does not depend on the batch size beyond the rounding of single clips.
     """
     model = Poolformer(config)
 
     @jax.jit
     def bits_of_batch(params: Any, batch: Batch) -> jax.Array:
-        logits, _ = model.apply({"params": params}, batch["tokens"])
+        labels = batch["labels"] if config.num_classes else None
+        state = init_state(config, batch["tokens"].shape[0], labels)
+        logits, _ = model.apply({"params": params}, batch["tokens"], state)
         return clip_bits(logits, batch["tokens"], lengths=batch["lengths"])
 
     def evaluate(

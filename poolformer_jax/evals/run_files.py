@@ -15,6 +15,9 @@ from jaxtyping import Int16
 
 from poolformer_jax.audio.wav import read_wav
 
+MAX_CLIPS = 12
+"""Generated clips that are read, and as many real ones: a page must stay small enough to open."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
@@ -46,7 +49,8 @@ class Run:
       training: Metrics of training steps, ordered by step, each step once.
       validation: Metrics of validations, likewise.
       likelihood: Result on the test split, or None.
-      clips: Generated clips first, then real ones.
+      clips: Generated clips first, then real ones; the first few of each.
+      num_generated: How many generated ones there are.
     """
 
     workdir: pathlib.Path
@@ -56,6 +60,7 @@ class Run:
     validation: list[dict[str, Any]]
     likelihood: dict[str, Any] | None
     clips: list[Clip]
+    num_generated: int
 
 
 def load_run(workdir: str | os.PathLike[str]) -> Run:
@@ -67,6 +72,9 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         )
     metrics = _read_metrics(workdir)
     likelihood_path = workdir / "likelihood_test.json"
+    generated, real = (
+        sorted((workdir / "samples").glob(f"{kind}_*.wav")) for kind in ("sample", "real")
+    )
     return Run(
         workdir=workdir,
         config=_read_json(workdir / "config.json"),
@@ -74,7 +82,8 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         training=_by_step(metrics, "train"),
         validation=_by_step(metrics, "validation"),
         likelihood=_read_json(likelihood_path) if likelihood_path.exists() else None,
-        clips=_read_clips(workdir / "samples"),
+        clips=[clip for paths in (generated, real) for clip in map(read_clip, paths[:MAX_CLIPS])],
+        num_generated=len(generated),
     )
 
 
@@ -124,19 +133,16 @@ def _by_step(records: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any
     return [steps[step] for step in sorted(steps)]
 
 
-def _read_clips(directory: pathlib.Path) -> list[Clip]:
-    clips = []
-    for path in sorted(directory.glob("*.wav")):
-        pcm, sample_rate = read_wav(path)
-        clip = Clip(
-            name=path.stem,
-            is_real=path.name.startswith("real_"),
-            encoded=path.read_bytes(),
-            pcm=pcm,
-            sample_rate=sample_rate,
-        )
-        clips.append(clip)
-    return sorted(clips, key=lambda clip: clip.is_real)
+def read_clip(path: pathlib.Path) -> Clip:
+    """Reads a WAV file of a run."""
+    pcm, sample_rate = read_wav(path)
+    return Clip(
+        name=path.stem,
+        is_real=path.name.startswith("real_"),
+        encoded=path.read_bytes(),
+        pcm=pcm,
+        sample_rate=sample_rate,
+    )
 
 
 def train_command(workdir: pathlib.Path) -> str:

@@ -61,6 +61,34 @@ class InputEmbedding(nn.Module):
                 assert_never(self.kind)
 
 
+class LabelEmbedding(nn.Module):
+    """Adds a learnt vector of each clip's label to all its steps.
+
+    The vectors start at zero: a model begins as the one without labels.
+
+    Attributes:
+      num_classes: Labels are 0 ... num_classes - 1, and num_classes for "no label", which has a
+        vector too. 0 is the identity.
+      width: d.
+      dtype: Type of the output.
+    """
+
+    num_classes: int
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], labels: Int[Array, " b"] | None
+    ) -> Float[Array, "b t d"]:
+        if not self.num_classes:
+            return x
+        assert labels is not None
+        shape = (self.num_classes + 1, self.width)
+        table = self.param("table", nn.initializers.zeros_init(), shape)
+        return x + table.astype(self.dtype)[labels][:, None]
+
+
 class OutputHead(nn.Module):
     """logits = LayerNorm(x) W + b, in float32.
 

@@ -22,6 +22,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from poolformer_jax.layers.blocks import LayerSpec, LayerStack, LayerState, init_stack_state
+from poolformer_jax.layers.embedding import LabelEmbedding
 from poolformer_jax.layers.pooling import DownPool, UpPool
 from poolformer_jax.models.config import PoolformerConfig
 from poolformer_jax.ops.scan import choose_implementation
@@ -60,22 +61,31 @@ class Centre(nn.Module):
 
     def setup(self):
         level = len(self.config.pool_factors)
-        num_layers = self.config.layers[level]
-        self.stack = LayerStack(layer_spec(self.config, level), num_layers)
+        spec = layer_spec(self.config, level)
+        self.label = LabelEmbedding(self.config.num_classes, spec.width, spec.dtype)
+        self.stack = LayerStack(spec, self.config.layers[level])
 
     def __call__(
-        self, x: Float[Array, "b t d"], state: BackboneState, time: Int[Array, ""]
+        self,
+        x: Float[Array, "b t d"],
+        state: BackboneState,
+        time: Int[Array, ""],
+        labels: Int[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b t d"], BackboneState]:
         """Runs all layers; `time` is not used."""
         del time
         assert isinstance(state, LayerState)
-        return self.stack(x, state)
+        return self.stack(self.label(x, labels), state)
 
     def step(
-        self, x: Float[Array, "b d"], state: BackboneState, time: Int[Array, ""]
+        self,
+        x: Float[Array, "b d"],
+        state: BackboneState,
+        time: Int[Array, ""],
+        labels: Int[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b d"], BackboneState]:
         """Runs all layers on one step."""
-        y, state = self(x[:, None], state, time)
+        y, state = self(x[:, None], state, time, labels)
         return y[:, 0], state
 
 
@@ -96,6 +106,7 @@ class SkipBlock(nn.Module):
         outer, inner = level_width(config, level), level_width(config, level + 1)
         groups = config.pool_groups or outer
         factor = config.pool_factors[level]
+        self.label = LabelEmbedding(config.num_classes, outer, spec.dtype)
         self.pre = LayerStack(spec, config.layers[level] if config.unet else 0)
         self.down_pool = DownPool(factor, outer, inner, groups, dtype=spec.dtype)
         self.inner = make_block(config, level + 1)
@@ -103,7 +114,11 @@ class SkipBlock(nn.Module):
         self.post = LayerStack(spec, config.layers[level])
 
     def __call__(
-        self, x: Float[Array, "b t d"], state: BackboneState, time: Int[Array, ""]
+        self,
+        x: Float[Array, "b t d"],
+        state: BackboneState,
+        time: Int[Array, ""],
+        labels: Int[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b t d"], BackboneState]:
         """Runs a chunk of whole windows.
 
@@ -111,21 +126,26 @@ class SkipBlock(nn.Module):
           x: t is a multiple of the pooling factors from here inwards.
           state: State after `time` steps.
           time: Steps of this level before the chunk, a multiple of the same factors.
+          labels: Class of each clip, in a model that is conditioned on it.
 
         Returns:
           (output, state after time + t steps).
         """
         assert isinstance(state, SkipBlockState)
         factor = self.config.pool_factors[self.level]
-        block_input = x
+        x = block_input = self.label(x, labels)
         x, pre = self.pre(x, state.pre)
-        y, inner = self.inner(self.down_pool(x), state.inner, time // factor)
+        y, inner = self.inner(self.down_pool(x), state.inner, time // factor, labels)
         u, last = self.up_pool(y, state.last, time >= factor)
         x, post = self._merge(block_input, x, u, state.post)
         return x, dataclasses.replace(state, pre=pre, inner=inner, last=last, post=post)
 
     def step(
-        self, x: Float[Array, "b d"], state: BackboneState, time: Int[Array, ""]
+        self,
+        x: Float[Array, "b d"],
+        state: BackboneState,
+        time: Int[Array, ""],
+        labels: Int[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b d"], BackboneState]:
         """Runs one step; the inner block runs if this step completes a window.
 
@@ -133,6 +153,7 @@ class SkipBlock(nn.Module):
           x: The step's input.
           state: State after `time` steps.
           time: Steps of this level so far.
+          labels: Class of each clip, in a model that is conditioned on it.
 
         Returns:
           (output, state after time + 1 steps).
@@ -140,12 +161,14 @@ class SkipBlock(nn.Module):
         assert isinstance(state, SkipBlockState)
         factor = self.config.pool_factors[self.level]
         phase = time % factor
-        block_input = x[:, None]
+        x = x[:, None]
+        block_input = self.label(x, labels)
         x, pre = self.pre(block_input, state.pre)
         partial = self.down_pool.step(x[:, 0], state.partial, phase)
 
         def run_inner(block):
-            return block.step(partial.astype(state.last.dtype), state.inner, time // factor)
+            x = partial.astype(state.last.dtype)
+            return block.step(x, state.inner, time // factor, labels)
 
         def keep(block):
             del block

@@ -38,6 +38,8 @@ class PoolformerConfig:
       decay_exponent: The constant in log|a| = -8 r softplus(Lambda).
       max_phase: theta ~ U[0, max_phase] (radians).
       dropout: Rate at the end of each residual block, in training.
+      num_classes: Classes of the labels that condition every level; 0 (the published model) is no
+        conditioning.
       dtype: Type of the activations; parameters and recurrence are float32.
       scan: Implementation of the recurrence; `auto` follows `platform`.
       platform: The platform the program is compiled for.
@@ -69,6 +71,7 @@ class PoolformerConfig:
     decay_exponent: float = 8.0
     max_phase: float = math.pi / 10
     dropout: float = 0.0
+    num_classes: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan: ScanImplementation | Literal["auto"] = "auto"
     platform: Platform = "tpu"
@@ -79,6 +82,7 @@ class PoolformerConfig:
         for name in ("num_codes", "width", "width_growth", "recurrent_width", "mlp_expansion"):
             check_at_least(self, name, 1)
         check_at_least(self, "num_gate_blocks", 1)
+        check_at_least(self, "num_classes", 0)
         if not 0 <= self.initial_code < self.num_codes:
             raise ValueError(
                 f"initial_code {self.initial_code} is not a code: num_codes is {self.num_codes}; "

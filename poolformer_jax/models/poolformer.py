@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 from jax import Array
-from jaxtyping import Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int, Integer
 
 from poolformer_jax.layers.embedding import InputEmbedding, OutputHead
 from poolformer_jax.models.backbone import BackboneState, init_block_state, make_block
@@ -24,11 +25,13 @@ class PoolformerState:
       previous: [b] the last sample's code; `initial_code` at the start.
       time: Number of samples so far, one for the whole batch.
       backbone: State of the nested SkipBlocks.
+      labels: [b] class of each clip; None in a model without classes.
     """
 
     previous: Array
     time: Array
     backbone: BackboneState
+    labels: Array | None
 
 
 class Poolformer(nn.Module):
@@ -57,9 +60,9 @@ class Poolformer(nn.Module):
 
         Args:
           codes: The samples; t is a multiple of the total pooling factor.
-          state: State after the samples before `codes`; the start of a sequence if None. The
-            samples so far must be a multiple of the total pooling factor (`step` has no such
-            limit).
+          state: State after the samples before `codes`, with the labels; the start of a sequence,
+            without labels, if None. The samples so far must be a multiple of the total pooling
+            factor (`step` has no such limit).
 
         Returns:
           (logits in float32, state after the last sample).
@@ -73,9 +76,11 @@ class Poolformer(nn.Module):
         _check_aligned(state.time, self.config.total_pool_factor)
         codes = codes.astype(jnp.int32)
         previous = jnp.concatenate([state.previous[:, None], codes[:, :-1]], axis=1)
-        x, backbone = self.backbone(self.embedding(previous), state.backbone, state.time)
-        state = PoolformerState(
-            previous=codes[:, -1], time=state.time + codes.shape[1], backbone=backbone
+        x, backbone = self.backbone(
+            self.embedding(previous), state.backbone, state.time, state.labels
+        )
+        state = dataclasses.replace(
+            state, previous=codes[:, -1], time=state.time + codes.shape[1], backbone=backbone
         )
         return self.head(x), state
 
@@ -86,7 +91,7 @@ class Poolformer(nn.Module):
           (logits in float32, the state for `observe` to complete with the next sample).
         """
         x = self.embedding(state.previous[:, None])[:, 0]
-        x, backbone = self.backbone.step(x, state.backbone, state.time)
+        x, backbone = self.backbone.step(x, state.backbone, state.time, state.labels)
         state = dataclasses.replace(state, time=state.time + 1, backbone=backbone)
         return self.head(x[:, None])[:, 0], state
 
@@ -102,13 +107,44 @@ class Poolformer(nn.Module):
         return logits, observe(state, codes)
 
 
-def init_state(config: PoolformerConfig, batch: int) -> PoolformerState:
-    """The state before the first sample."""
+def init_state(
+    config: PoolformerConfig, batch: int, labels: Integer[ArrayLike, " b"] | None = None
+) -> PoolformerState:
+    """The state before the first sample.
+
+    Args:
+      config: Architecture.
+      batch: Clips.
+      labels: Class of each clip, 0 ... num_classes - 1, or num_classes for "no label", which None
+        means for all.
+
+    Raises:
+      ValueError: If there are labels and the model has no classes.
+    """
+    if config.num_classes:
+        labels = jnp.full((batch,), config.num_classes) if labels is None else jnp.asarray(labels)
+        labels = labels.astype(jnp.int32)
+    elif labels is not None:
+        raise ValueError("labels were given, but the model has no classes: num_classes is 0")
     return PoolformerState(
         previous=jnp.full((batch,), config.initial_code, jnp.int32),
         time=jnp.zeros((), jnp.int32),
         backbone=init_block_state(config, batch),
+        labels=labels,
     )
+
+
+def batch_axes(config: PoolformerConfig) -> list[int]:
+    """For each leaf of a state, which axis is the batch; -1 where none is."""
+
+    def shapes(batch: int) -> list[tuple[int, ...]]:
+        leaves = jax.eval_shape(lambda: jax.tree.leaves(init_state(config, batch)))
+        return [leaf.shape for leaf in leaves]
+
+    return [
+        next((axis for axis, (n, m) in enumerate(zip(*pair, strict=True)) if n != m), -1)
+        for pair in zip(shapes(1), shapes(2), strict=True)
+    ]
 
 
 def observe(state: PoolformerState, codes: Int[Array, " b"]) -> PoolformerState:

@@ -8,7 +8,7 @@ are one compiled loop, and nothing grows with the length.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +18,20 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 
 from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.models.poolformer import Poolformer, PoolformerState, init_state, observe
-from poolformer_jax.sampling.draw import UNRESTRICTED, Draw, draw_codes
+from poolformer_jax.models.poolformer import (
+    Poolformer,
+    PoolformerState,
+    batch_axes,
+    init_state,
+    observe,
+)
+from poolformer_jax.sampling.draw import UNRESTRICTED, Draw, draw_codes, guide_logits
 
 BLOCK_SAMPLES = 800
 """Samples of each clip in a block, 50 ms at 16 kHz."""
+
+Place = Callable[[Any, Sequence[int]], Any]
+"""From a tree, and of each leaf the axis that clips are along (-1: none), to it on devices."""
 
 _PRIME_SAMPLES = 16_000  # At most so many samples of a prompt in one parallel pass.
 
@@ -32,8 +41,8 @@ class Block(NamedTuple):
 
     Attributes:
       codes: [n, t] int32.
-      log_probs: [n, t] float32, the model's log-probability of each code given those before it, in
-        nats, whatever temperature or restriction it was drawn with.
+      log_probs: [n, t] float32, the model's log-probability of each code given those before it (and
+        the label), in nats, whatever guidance, temperature or restriction it was drawn with.
     """
 
     codes: np.ndarray
@@ -44,12 +53,17 @@ def generate(
     config: PoolformerConfig,
     params: Any,
     key: Key[Array, ""],
-    *,
     num_samples: int,
     length: int,
+    *,
     prompt: Int[np.ndarray, "..."] | None = None,
-    draw: Draw = UNRESTRICTED,
-    first_clip: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    labels: Int[np.ndarray, " n"] | None = None,
+    guidance: float = 1.0,
+    clip_ids: Sequence[int] | None = None,
+    place: Place | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Block:
     """Draws whole clips; see `StreamingGenerator`, which this collects.
@@ -61,8 +75,13 @@ def generate(
       num_samples: Clips.
       length: Samples of each, prompt included.
       prompt: See `StreamingGenerator`.
-      draw: How codes are drawn.
-      first_clip: Number of the first clip.
+      temperature: See `Draw`.
+      top_k: See `Draw`.
+      top_p: See `Draw`.
+      labels: See `StreamingGenerator`.
+      guidance: See `Draw`.
+      clip_ids: See `StreamingGenerator`.
+      place: See `StreamingGenerator`.
       on_progress: Called with the number of samples per clip so far.
 
     Raises:
@@ -75,10 +94,12 @@ def generate(
         config,
         params,
         key,
-        num_samples=num_samples,
+        num_samples,
         prompt=prompt,
-        draw=draw,
-        first_clip=first_clip,
+        draw=Draw(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance),
+        labels=labels,
+        clip_ids=clip_ids,
+        place=place,
     )
     if generator.position > length:
         raise ValueError(
@@ -110,8 +131,10 @@ class StreamingGenerator(Iterator[Block]):
       prompt: Codes that the clips begin with, [t] for all or [num_samples, t] for each; None means
         from silence on. It is read in parallel passes, not sample by sample.
       draw: How codes are drawn.
-      first_clip: Number of the first clip.
+      labels: Class of each clip, in a model with classes; None means without a label.
+      clip_ids: Number of each clip; 0 to num_samples - 1 if None.
       block_samples: Samples of each clip in a block.
+      place: Puts state on devices, split along the clips; None leaves all on the default one.
 
     Attributes:
       prompt: The prompt as a block, with its log-probabilities; of 0 samples without one.
@@ -119,8 +142,8 @@ class StreamingGenerator(Iterator[Block]):
 
     Raises:
       FloatingPointError: If logits are not finite; tells clip and sample.
-      ValueError: If a number is out of range, or the prompt is empty, of another shape or holds
-        something that is no code.
+      ValueError: If a number is out of range, the prompt is empty, of another shape or holds
+        something that is no code, or labels do not fit the model.
     """
 
     def __init__(
@@ -128,32 +151,37 @@ class StreamingGenerator(Iterator[Block]):
         config: PoolformerConfig,
         params: Any,
         key: Key[Array, ""],
-        *,
         num_samples: int,
+        *,
         prompt: Int[np.ndarray, "..."] | None = None,
         draw: Draw = UNRESTRICTED,
-        first_clip: int = 0,
+        labels: Int[np.ndarray, " n"] | None = None,
+        clip_ids: Sequence[int] | None = None,
         block_samples: int = BLOCK_SAMPLES,
+        place: Place | None = None,
     ):
-        if num_samples < 1 or block_samples < 1 or first_clip < 0:
+        if num_samples < 1 or block_samples < 1:
             raise ValueError(
-                f"num_samples {num_samples} and block_samples {block_samples} must be at least 1, "
-                f"and first_clip {first_clip} at least 0"
+                f"num_samples {num_samples} and block_samples {block_samples} must be at least 1"
             )
-        self._first_clip = first_clip
-        self._params = params
-        clips = first_clip + jnp.arange(num_samples)
-        self._keys = jax.vmap(functools.partial(jax.random.fold_in, key))(clips)
+        self._clip_ids = _check_clip_ids(clip_ids, num_samples)
+        rows = _check_labels(labels, num_samples, config, draw)
+        fold = jax.vmap(functools.partial(jax.random.fold_in, key))
+        keys = fold(jnp.asarray(self._clip_ids, jnp.uint32))
+        state = init_state(config, len(rows), rows if config.num_classes else None)
+        if place is not None:
+            keys, state = place((keys, state), [0, *batch_axes(config)])
+        self._params, self._keys, self._state = params, keys, state
         self._draw_block = _compile_block(config, draw, block_samples)
         self.position = 0
         if prompt is None:
-            self._state = init_state(config, num_samples)
             nothing = np.zeros((num_samples, 0))
             self.prompt = Block(nothing.astype(np.int32), nothing.astype(np.float32))
         else:
             codes = _check_prompt(prompt, num_samples, config.num_codes)
-            self._state, log_probs = prime(config, params, codes)
-            self.prompt = self._finish(codes, log_probs)
+            copies = len(rows) // num_samples
+            self._state, log_probs = prime(config, params, state, np.repeat(codes, copies, axis=0))
+            self.prompt = self._finish(codes, log_probs[::copies])
 
     def __next__(self) -> Block:
         self._state, codes, log_probs = self._draw_block(self._params, self._keys, self._state)
@@ -165,7 +193,7 @@ class StreamingGenerator(Iterator[Block]):
         if len(bad):
             sample, clip = bad[0]
             raise FloatingPointError(
-                f"the logits of clip {self._first_clip + clip} are not finite at sample "
+                f"the logits of clip {self._clip_ids[clip]} are not finite at sample "
                 f"{self.position + sample}; the parameters may have diverged: take an earlier "
                 "checkpoint"
             )
@@ -174,9 +202,18 @@ class StreamingGenerator(Iterator[Block]):
 
 
 def prime(
-    config: PoolformerConfig, params: Any, codes: Int[np.ndarray, "b t"]
+    config: PoolformerConfig,
+    params: Any,
+    state: PoolformerState,
+    codes: Int[np.ndarray, "b t"],
 ) -> tuple[PoolformerState, Float[np.ndarray, "b t"]]:
     """Reads samples: whole windows of the pools in parallel, in long chunks, the rest step by step.
+
+    Args:
+      config: Architecture.
+      params: Parameters.
+      state: The state before the first sample.
+      codes: The samples.
 
     Returns:
       (state after them, the log-probability of each in nats).
@@ -184,7 +221,6 @@ def prime(
     total = config.total_pool_factor
     chunk = max(total, _PRIME_SAMPLES // total * total)
     read_chunk, read_steps = _compile_prime(config)
-    state = init_state(config, codes.shape[0])
     log_probs, start, length = [], 0, codes.shape[1]
     while start < length:
         whole = min(chunk, (length - start) // total * total)
@@ -206,9 +242,15 @@ def _compile_block(config: PoolformerConfig, draw: Draw, block_samples: int) -> 
             time = state.time
             outputs: Any = model.apply({"params": params}, state, method="predict")
             logits, state = outputs
+            drawn_from, copies = logits, 1
+            if draw.guidance != 1.0:
+                # Every clip has two rows, with its label and without.
+                logits, unconditional = logits[::2], logits[1::2]
+                drawn_from, copies = guide_logits(logits, unconditional, draw=draw), 2
             now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
-            codes = draw_codes(logits, now, draw=draw)
-            return observe(state, codes), (codes, _log_probs(logits, codes))
+            codes = draw_codes(drawn_from, now, draw=draw)
+            state = observe(state, jnp.repeat(codes, copies))
+            return state, (codes, _log_probs(logits, codes))
 
         state, (codes, log_probs) = jax.lax.scan(draw_one, state, length=block_samples)
         return state, codes.T, log_probs.T
@@ -242,6 +284,36 @@ def _compile_prime(config: PoolformerConfig) -> tuple[Callable, Callable]:
 def _log_probs(logits: Float[Array, "*lead v"], codes: Int[Array, "*lead"]) -> Array:
     chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _check_clip_ids(clip_ids: Sequence[int] | None, num_samples: int) -> list[int]:
+    if clip_ids is None:
+        return list(range(num_samples))
+    if len(clip_ids) != num_samples or min(clip_ids) < 0:
+        raise ValueError(
+            f"clip_ids {list(clip_ids)} must be {num_samples} numbers that are not negative"
+        )
+    return list(clip_ids)
+
+
+def _check_labels(
+    labels: np.ndarray | None, num_samples: int, config: PoolformerConfig, draw: Draw
+) -> np.ndarray:
+    """Returns the label of each row: of a clip, or of a clip with its label and without."""
+    none, guided = config.num_classes, draw.guidance != 1.0
+    if labels is None:
+        if guided:
+            raise ValueError(f"guidance {draw.guidance} needs labels; 1 means no guidance")
+        return np.full(num_samples, none)
+    labels = np.asarray(labels)
+    if not config.num_classes:
+        raise ValueError("labels were given, but the model has no classes: num_classes is 0")
+    if labels.shape != (num_samples,) or labels.min() < 0 or labels.max() > none:
+        raise ValueError(
+            f"labels {labels.tolist()} must be {num_samples} numbers in 0 to {none - 1}, or {none} "
+            "for none"
+        )
+    return np.stack([labels, np.full(num_samples, none)], axis=1).ravel() if guided else labels
 
 
 def _check_prompt(prompt: np.ndarray, num_samples: int, num_codes: int) -> np.ndarray:

@@ -27,6 +27,8 @@ class TrainConfig:
         skipped.
       max_consecutive_skips: Skipped steps in a row after which the run stops.
       ema_decay: Of the averaged parameters, which evaluation and sampling use.
+      label_dropout: Rate at which a clip's label is withheld, in a model with classes; what
+        classifier-free guidance needs.
       log_every: Steps between progress lines.
       eval_every: Steps between evaluations of the whole validation split.
       eval_batch_size: Clips per evaluation step, over all devices.
@@ -51,6 +53,7 @@ class TrainConfig:
     skip_norm: float = 1000.0
     max_consecutive_skips: int = 50
     ema_decay: float = 0.999
+    label_dropout: float = 0.0
     log_every: int = 50
     eval_every: int = 973
     eval_batch_size: int = 32
@@ -77,7 +80,7 @@ class TrainConfig:
                 raise ValueError(f"{name} {getattr(self, name)} must be positive")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay {self.weight_decay} must not be negative")
-        for name in ("beta1", "beta2", "ema_decay"):
+        for name in ("beta1", "beta2", "ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be in [0, 1)")
         if self.batch_size % self.grad_accum_steps:

@@ -110,6 +110,30 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
     )
 
 
+def copy_to(mesh: Mesh, tree: Any) -> Any:
+    """Copies arrays that every device holds whole to all devices of another mesh."""
+    return jax.tree.map(
+        lambda leaf: jax.device_put(leaf.addressable_data(0), replicated(mesh)), tree
+    )
+
+
+def put_along(mesh: Mesh, tree: Any, axes: Sequence[int]) -> Any:
+    """Splits the arrays of a tree over the mesh.
+
+    Args:
+      mesh: Devices of this process.
+      tree: Arrays.
+      axes: Of each leaf the axis to split, -1 for none.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    specs = [P() if axis < 0 else P(*[None] * axis, DATA_AXIS) for axis in axes]
+    placed = [
+        jax.device_put(leaf, NamedSharding(mesh, spec))
+        for leaf, spec in zip(leaves, specs, strict=True)
+    ]
+    return jax.tree.unflatten(structure, placed)
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Makes global arrays of the rows that this process loaded."""
     sharding = batch_sharding(mesh)

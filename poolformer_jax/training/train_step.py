@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.models.poolformer import Poolformer
+from poolformer_jax.models.poolformer import Poolformer, init_state
 from poolformer_jax.ops.likelihood import excess_bits
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.optimizer import make_optimizer, make_schedule
@@ -25,10 +25,13 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 def make_train_step(model_config: PoolformerConfig, train_config: TrainConfig) -> TrainStep:
     """Builds the pure function (state, batch) -> (state, metrics).
 
-    A batch has `tokens` [b, t] and `lengths` [b]. The loss is in bits per sample over all samples
-    of the batch that count, so accumulation in parts gives the gradient of the whole.
+    A batch has `tokens` [b, t] and `lengths` [b], for a model with classes `labels` [b] too. The
+    loss is in bits per sample over all samples of the batch that count, so accumulation in parts
+    gives the gradient of the whole.
 
-    Dropout keys are fold_in(fold_in(seed, step), part): a resumed run draws the same masks.
+    Dropout keys are fold_in(fold_in(seed, step), part): a resumed run draws the same masks. Labels
+    are withheld at random as in Ho & Salimans 2022, arXiv:2207.12598, so that one model learns both
+    distributions that guidance needs.
 
     The update is skipped, as a whole, if the loss or the gradient norm is not finite or the norm
     reaches `skip_norm`: parameters, average and optimiser stay as they were.
@@ -40,7 +43,14 @@ def make_train_step(model_config: PoolformerConfig, train_config: TrainConfig) -
 
     def loss_fn(params: Any, batch: Batch, key: Array, num_samples: Array) -> Array:
         rngs = {"dropout": key} if model_config.dropout else None
-        logits, _ = model.apply({"params": params}, batch["tokens"], rngs=rngs)
+        labels = None
+        if model_config.num_classes:
+            withheld = jax.random.bernoulli(
+                jax.random.fold_in(key, 1), train_config.label_dropout, batch["labels"].shape
+            )
+            labels = jnp.where(withheld, model_config.num_classes, batch["labels"])
+        state = init_state(model_config, batch["tokens"].shape[0], labels)
+        logits, _ = model.apply({"params": params}, batch["tokens"], state, rngs=rngs)
         excess = excess_bits(logits, batch["tokens"], lengths=batch["lengths"])
         return jnp.sum(excess) / num_samples
 

@@ -1,6 +1,7 @@
 """Starts binaries as a user does, and waits for them."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -22,6 +23,12 @@ def start(module, *arguments, **environment):
         text=True,
         env=os.environ | environment,
     )
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def finish(process):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.layers.embedding import InputEmbedding, OutputHead
+from poolformer_jax.layers.embedding import InputEmbedding, LabelEmbedding, OutputHead
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -63,3 +63,21 @@ def test_head_equals_formula_and_returns_float32():
     np.testing.assert_allclose(low, expected, atol=0.05)
     full = OutputHead(5).apply({"params": params}, jnp.float32(x))
     np.testing.assert_allclose(full, expected, atol=2e-6)
+
+
+def test_labels_add_their_vector_to_every_step_of_their_clip():
+    layer, labels = LabelEmbedding(3, 4), jnp.array([2, 0, 3])
+    x = jnp.float32(np.random.default_rng(0).normal(size=(3, 5, 4)))
+    params = layer.init(jax.random.key(0), x, labels)["params"]
+    np.testing.assert_array_equal(params["table"], np.zeros((4, 4)))
+    table = np.float32(np.random.default_rng(1).normal(size=(4, 4)))
+    y = layer.apply({"params": {"table": table}}, x, labels)
+    for clip in range(3):
+        for step in range(5):
+            np.testing.assert_allclose(y[clip, step], x[clip, step] + table[labels[clip]])
+
+
+def test_without_classes_labels_do_nothing():
+    layer, x = LabelEmbedding(0, 4), jnp.ones((1, 2, 4))
+    assert not layer.init(jax.random.key(0), x, None)
+    np.testing.assert_array_equal(layer.apply({}, x, None), x)

@@ -7,18 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolformer_jax.models.config import PoolformerConfig
 from poolformer_jax.models.poolformer import (
     Poolformer,
+    batch_axes,
     init_params,
     init_state,
     observe,
 )
 from poolformer_jax.ops.likelihood import clip_bits
 from tests import oracle
+from tests.models.random_models import (
+    BATCH,
+    EXAMPLES,
+    random_codes,
+    random_labels,
+    random_options,
+    random_params,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -32,64 +41,6 @@ SMALL = {
     "layers": (1, 1, 1),
     "scan": "sequential",
 }
-BATCH = 2
-
-
-@st.composite
-def random_options(draw):
-    """Arguments of `PoolformerConfig`."""
-    levels = draw(st.integers(0, 3))
-    width, blocks = draw(st.sampled_from([4, 6])), draw(st.integers(1, 2))
-    return {
-        "num_codes": 16,
-        "initial_code": draw(st.integers(0, 15)),
-        "width": width,
-        "width_growth": draw(st.integers(1, 2)),
-        "recurrent_width": 4 * blocks,
-        "num_gate_blocks": blocks,
-        "mlp_expansion": draw(st.integers(1, 2)),
-        "pool_factors": draw(st.tuples(*[st.integers(2, 3)] * levels)),
-        "layers": draw(st.tuples(*[st.integers(0, 2)] * (levels + 1))),
-        "pool_groups": draw(st.sampled_from([None, 1, 2, width])),
-        "unet": draw(st.booleans()),
-        "skip": draw(st.sampled_from(["short", "long"])),
-        "embedding": draw(st.sampled_from(["sinusoidal", "table", "mlp"])),
-        "norm": draw(st.sampled_from(["layer_norm", "rms_norm", "none"])),
-        "gating": draw(st.booleans()),
-        "temporal_convolution": draw(st.booleans()),
-        "complex_recurrence": draw(st.booleans()),
-        "decay_exponent": draw(st.sampled_from([8.0, 2.0])),
-        "scan": "sequential",
-        "remat": draw(st.booleans()),
-    }
-
-
-@functools.cache
-def random_params(config, seed=0):
-    """Parameters of about their initial size, but no bias is 0 and no scale is 1."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        noise = rng.normal(size=leaf.shape)
-        match path[-1].key:
-            case "kernel":
-                return jnp.float32(noise / np.sqrt(leaf.shape[-2]))
-            case "scale":
-                return jnp.float32(1 + 0.3 * noise)
-            case "decay":
-                return jnp.float32(-2 + noise)
-            case "theta":
-                return jnp.float32(np.abs(noise))
-            case _:
-                return jnp.float32(0.3 * noise)
-
-    shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
-def random_codes(config, steps, seed=1):
-    rng = np.random.default_rng(seed)
-    return jnp.asarray(rng.integers(config.num_codes, size=(BATCH, steps)), jnp.int32)
 
 
 def assert_close(actual, expected):
@@ -111,23 +62,15 @@ def step_function(config):
     return jax.jit(apply)
 
 
-EXAMPLES = settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    # The fixture only sets how XLA compiles.
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
 @settings(EXAMPLES, max_examples=12)
 @given(options=random_options(), windows=st.integers(1, 3))
 def test_random_models_equal_oracle(options, windows):
     config = PoolformerConfig(**options)
     params = random_params(config)
     codes = random_codes(config, windows * config.total_pool_factor)
-    logits, _ = chunk_function(config)(codes)
-    assert_close(logits, oracle.forward(config, params, np.asarray(codes)))
+    labels = random_labels(config)
+    logits, _ = chunk_function(config)(codes, init_state(config, BATCH, labels))
+    assert_close(logits, oracle.forward(config, params, np.asarray(codes), labels))
 
 
 @settings(EXAMPLES, max_examples=3)
@@ -138,7 +81,10 @@ def test_random_models_stream(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temporal_convolution": True, "skip": "long", "width_growth": 2, "pool_groups": 2}],
+    [
+        {"num_classes": 3},
+        {"temporal_convolution": True, "skip": "long", "width_growth": 2, "pool_groups": 2},
+    ],
     ids=str,
 )
 def test_nested_models_stream(options):
@@ -151,7 +97,8 @@ def check_streaming(config):
     total = config.total_pool_factor
     codes = random_codes(config, 4 * total)
     chunk, step = chunk_function(config), step_function(config)
-    outputs, state = [], init_state(config, BATCH)
+    labels = random_labels(config)
+    outputs, state = [], init_state(config, BATCH, labels)
     for part in (0, 1, 2, 3):
         here = codes[:, part * total : (part + 1) * total]
         if part in (0, 3):
@@ -162,7 +109,7 @@ def check_streaming(config):
                 logits, state = step(here[:, t], state)
                 outputs.append(logits[:, None])
     assert int(state.time) == 4 * total
-    whole = oracle.forward(config, params, np.asarray(codes))
+    whole = oracle.forward(config, params, np.asarray(codes), labels)
     assert_close(np.concatenate(outputs, axis=1), whole)
 
 
@@ -284,6 +231,42 @@ def test_a_chunk_between_multiples_is_refused():
     _, state = step_function(config)(random_codes(config, 1)[:, 0], init_state(config, 2))
     with pytest.raises(ValueError, match=r"cannot start at sample 1: .*factor 6; .*`step`"):
         Poolformer(config).apply({"params": params}, random_codes(config, 6), state)
+
+
+def test_labels_are_checked_and_absent_means_none():
+    config = PoolformerConfig(**SMALL | {"num_classes": 3})
+    np.testing.assert_array_equal(init_state(config, 2).labels, [3, 3])
+    with pytest.raises(ValueError, match="the model has no classes: num_classes is 0"):
+        init_state(PoolformerConfig(**SMALL), 2, np.array([0, 1]))
+
+
+def test_labels_whose_vectors_are_zero_change_nothing():
+    plain = PoolformerConfig(**SMALL)
+    config = PoolformerConfig(**SMALL | {"num_classes": 3})
+    codes = random_codes(config, 6)
+    params = random_params(config)
+
+    def clear(path, leaf):
+        return jnp.zeros_like(leaf) if "label" in jax.tree_util.keystr(path) else leaf
+
+    def without(tree):
+        if not isinstance(tree, dict):
+            return tree
+        return {name: without(part) for name, part in tree.items() if name != "label"}
+
+    cleared = jax.tree_util.tree_map_with_path(clear, params)
+    state = init_state(config, BATCH, np.array([0, 2]))
+    labelled, _ = jax.jit(Poolformer(config).apply)({"params": cleared}, codes, state)
+    logits, _ = jax.jit(Poolformer(plain).apply)({"params": without(params)}, codes)
+    np.testing.assert_array_equal(labelled, logits)
+
+
+def test_batch_axes_are_those_that_grow_with_the_batch():
+    config = PoolformerConfig(**SMALL | {"num_classes": 3})
+    axes, state = batch_axes(config), init_state(config, 5)
+    for axis, leaf in zip(axes, jax.tree.leaves(state), strict=True):
+        assert (axis == -1) == (leaf.ndim == 0)
+        assert axis == -1 or leaf.shape[axis] == 5
 
 
 def test_a_length_that_cannot_be_pooled_is_refused():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from poolformer_jax.models.poolformer import Poolformer, init_params, init_state
-from poolformer_jax.sampling.draw import Draw
 from poolformer_jax.sampling.streaming import StreamingGenerator, generate, prime
 from tests.training.tiny import MODEL
 
@@ -31,8 +30,7 @@ def whole_logits(params, codes):
 def test_sampling_is_ancestral(params):
     """Every draw follows the distribution that the whole model gives to its prefix."""
     clips, length, temperature = 2, 24, 0.7
-    draw = Draw(temperature=temperature)
-    codes, _ = generate(MODEL, params, KEY, num_samples=clips, length=length, draw=draw)
+    codes, _ = generate(MODEL, params, KEY, clips, length, temperature=temperature)
     logits = whole_logits(params, codes)
     for t in range(length):
         for clip in range(clips):
@@ -44,10 +42,8 @@ def test_sampling_is_ancestral(params):
 @pytest.mark.parametrize("prompt_length", [0, 1, 6, 7])
 def test_reported_log_probabilities_are_those_of_the_parallel_pass(params, prompt_length):
     prompt = np.arange(2 * prompt_length).reshape(2, -1) % 16 if prompt_length else None
-    draw = Draw(temperature=1.5, top_k=9)  # They are the model's own all the same.
-    codes, log_probs = generate(
-        MODEL, params, KEY, num_samples=2, length=31, prompt=prompt, draw=draw
-    )
+    # They are the model's own, whatever the codes are drawn from.
+    codes, log_probs = generate(MODEL, params, KEY, 2, 31, prompt=prompt, temperature=1.5, top_k=9)
     table = jax.nn.log_softmax(whole_logits(params, codes))
     expected = np.take_along_axis(np.asarray(table), codes[..., None], axis=-1)[..., 0]
     # Float32: 2e-4 for logits of order 10.
@@ -56,15 +52,14 @@ def test_reported_log_probabilities_are_those_of_the_parallel_pass(params, promp
 
 
 def test_temperature_zero_is_greedy(params):
-    draw = Draw(temperature=0.0)
-    codes, _ = generate(MODEL, params, KEY, num_samples=1, length=16, draw=draw)
+    codes, _ = generate(MODEL, params, KEY, 1, 16, temperature=0.0)
     np.testing.assert_array_equal(codes, np.argmax(whole_logits(params, codes), axis=-1))
 
 
 @pytest.mark.parametrize("prompt_length", [1, 2, 5, 10])
 def test_prompt_read_in_parallel_gives_the_state_of_a_stepped_one(params, prompt_length):
     codes = np.random.default_rng(0).integers(0, 16, (2, prompt_length)).astype(np.int32)
-    state, log_probs = prime(MODEL, params, codes)
+    state, log_probs = prime(MODEL, params, init_state(MODEL, 2), codes)
     stepped = init_state(MODEL, 2)
     for t in range(prompt_length):
         logits, stepped = Poolformer(MODEL).apply(
@@ -81,22 +76,22 @@ def test_prompt_read_in_parallel_gives_the_state_of_a_stepped_one(params, prompt
 
 
 def test_a_clip_continues_a_prompt_of_itself(params):
-    whole, _ = generate(MODEL, params, KEY, num_samples=2, length=40)
+    whole, _ = generate(MODEL, params, KEY, 2, 40)
     for cut in (1, 13, 20):
-        again, _ = generate(MODEL, params, KEY, num_samples=2, length=40, prompt=whole[:, :cut])
+        again, _ = generate(MODEL, params, KEY, 2, 40, prompt=whole[:, :cut])
         np.testing.assert_array_equal(again, whole)
 
 
 def test_one_prompt_serves_all_clips(params):
-    codes, _ = generate(MODEL, params, KEY, num_samples=3, length=30, prompt=np.array([1, 2, 3]))
+    codes, _ = generate(MODEL, params, KEY, 3, 30, prompt=np.array([1, 2, 3]))
     assert np.all(codes[:, :3] == [1, 2, 3])
     assert len({tuple(row) for row in codes.tolist()}) == 3
 
 
 @pytest.mark.parametrize("block_samples", [1, 7, 50])
 def test_blocks_are_the_clip_whatever_their_length(params, block_samples):
-    whole, log_probs = generate(MODEL, params, KEY, num_samples=2, length=50)
-    stream = StreamingGenerator(MODEL, params, KEY, num_samples=2, block_samples=block_samples)
+    whole, log_probs = generate(MODEL, params, KEY, 2, 50)
+    stream = StreamingGenerator(MODEL, params, KEY, 2, block_samples=block_samples)
     blocks = list(itertools.islice(stream, -(-50 // block_samples)))
     assert all(block.codes.shape == (2, block_samples) for block in blocks)
     assert stream.position == len(blocks) * block_samples
@@ -107,17 +102,17 @@ def test_blocks_are_the_clip_whatever_their_length(params, block_samples):
 
 
 def test_a_clip_does_not_depend_on_those_beside_it(params):
-    together, _ = generate(MODEL, params, KEY, num_samples=5, length=200)
-    for first, count in ((0, 1), (3, 2), (4, 1)):
-        some, _ = generate(MODEL, params, KEY, num_samples=count, length=200, first_clip=first)
-        np.testing.assert_array_equal(some, together[first : first + count])
+    together, _ = generate(MODEL, params, KEY, 5, 200)
+    for clip_ids in ([0], [4, 3], [1, 1, 2]):
+        some, _ = generate(MODEL, params, KEY, len(clip_ids), 200, clip_ids=clip_ids)
+        np.testing.assert_array_equal(some, together[clip_ids])
     assert len({tuple(row) for row in together.tolist()}) == 5
 
 
 def test_longer_draw_starts_like_a_shorter_one(params):
     progress = []
-    long, _ = generate(MODEL, params, KEY, num_samples=1, length=1000, on_progress=progress.append)
-    short, _ = generate(MODEL, params, KEY, num_samples=1, length=7)
+    long, _ = generate(MODEL, params, KEY, 1, 1000, on_progress=progress.append)
+    short, _ = generate(MODEL, params, KEY, 1, 7)
     assert long.shape == (1, 1000)
     assert progress[-1] == 1000
     np.testing.assert_array_equal(long[:, :7], short)
@@ -129,16 +124,20 @@ def test_logits_that_are_not_finite_stop_with_their_place(params):
     with pytest.raises(
         FloatingPointError, match=r"of clip 5 are not finite at sample 0; .*earlier"
     ):
-        generate(MODEL, broken, KEY, num_samples=2, length=10, first_clip=5)
+        generate(MODEL, broken, KEY, 2, 10, clip_ids=[5, 6])
     with pytest.raises(FloatingPointError, match="clip 0 are not finite at sample 0"):
-        generate(MODEL, broken, KEY, num_samples=2, length=10, prompt=np.array([1, 2, 3]))
+        generate(MODEL, broken, KEY, 2, 10, prompt=np.array([1, 2, 3]))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"num_samples": 0}, "num_samples 0 .* must be at least 1"),
-        ({"first_clip": -1}, "first_clip -1 at least 0"),
+        ({"clip_ids": [0, -1]}, r"clip_ids \[0, -1\] must be 2 numbers that are not negative"),
+        ({"clip_ids": [0]}, r"clip_ids \[0\] must be 2"),
+        ({"labels": np.array([0, 1])}, "the model has no classes"),
+        ({"guidance": 2.0}, "guidance 2.0 needs labels"),
+        ({"guidance": -1.0}, "guidance -1.0 must be finite and not negative"),
         ({"length": 0}, "length 0 must be at least 1"),
         ({"prompt": np.zeros(0, int)}, "prompt is empty"),
         ({"prompt": np.zeros(6, int)}, "prompt of 6 samples is longer than the clip of 5"),

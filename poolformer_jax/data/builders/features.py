@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-SAMPLE_RATE = 16_000  # Hz, of every data set.
+from poolformer_jax.data.config import SAMPLE_RATE
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

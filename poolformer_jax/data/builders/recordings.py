@@ -17,7 +17,8 @@ from jaxtyping import Int16
 from poolformer_jax.audio.wav import parse_wav
 from poolformer_jax.data.builders.archive import Archive, open_archive
 from poolformer_jax.data.builders.download import HubArchive
-from poolformer_jax.data.builders.features import SAMPLE_RATE, clip_features
+from poolformer_jax.data.builders.features import clip_features
+from poolformer_jax.data.config import SAMPLE_RATE
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import collections
 
 import numpy as np
 
-from poolformer_jax.data.builders.features import SAMPLE_RATE
 from poolformer_jax.data.builders.prepare import Source
+from poolformer_jax.data.config import SAMPLE_RATE
 
 
 def describe_split(source: Source) -> str:

@@ -1,0 +1,36 @@
+"""A workdir as training leaves it, without training: random parameters, one checkpoint."""
+
+import functools
+import pathlib
+
+import jax
+
+from launch.experiment import make_experiment, write_experiment
+from poolformer_jax.training.checkpoint import Checkpointer, Progress
+from poolformer_jax.training.train_state import init_train_state
+
+TINY_MODEL = {
+    "width": 8,
+    "recurrent_width": 16,
+    "num_gate_blocks": 4,
+    "pool_factors": (4,),
+    "layers": (0, 1),
+    "platform": "cpu",
+}
+
+
+def make_workdir(path: pathlib.Path, *, broken: bool = False, **sections) -> pathlib.Path:
+    """Sections are fields of `model`, `data` and `train`; a broken model's logits are NaN."""
+    sections["model"] = TINY_MODEL | sections.get("model", {})
+    experiment = make_experiment(sections)
+    path.mkdir(parents=True)
+    write_experiment(path, experiment)
+    init = functools.partial(init_train_state, experiment.model, experiment.train)
+    state = jax.jit(init)()
+    if broken:
+        bias = state.ema_params["head"]["projection"]["bias"]
+        state.ema_params["head"]["projection"]["bias"] = bias * float("nan")
+    checkpointer = Checkpointer(path / "checkpoints")
+    checkpointer.save(state, Progress(examples_seen=0, validation_bits=5.0))
+    checkpointer.close()
+    return path
