@@ -1,1 +1,1 @@
-"""Evaluation of a trained model: likelihood on a whole split, and the report of a run."""
+"""Evaluation: likelihood on a whole split, scores of generated clips, the report of a run."""

@@ -1,0 +1,82 @@
+"""How far a score would move if its clips were drawn again."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int
+from scipy.special import ndtri
+
+Statistic = Callable[[Int[np.ndarray, " n"]], float]
+"""Score of the clips with these indices; an index may occur more than once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Where the expected score of as many fresh clips lies.
+
+    Attributes:
+      low: Lower end.
+      high: Upper end.
+      confidence: Probability that the interval covers the expected score.
+      resamples: Of the clips, that its width was estimated from.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    resamples: int
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    n: int,
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """Puts a normal interval around a score, as wide as the score of resampled clips varies.
+
+    The interval is score ± z * (standard deviation of the scores of `resamples` sets of n clips,
+    drawn with replacement). The percentiles of those scores are no interval for these statistics: a
+    resample repeats clips, which shifts the Fréchet distance and the number of different cells
+    upward by more than they vary. In simulations with known expectations (95 %, 8 features or 10
+    classes, 100 to 2,000 clips, 50 or 200 resamples) percentiles covered 1 to 99 % of the time,
+    this interval 93 to 100 %; it is too wide, never too narrow, where the clips are as good as the
+    reference.
+
+    It says how the score would vary with other clips from the same generator, in the same number:
+    neither the bias of a score at this number of clips, nor the choice of the reference, nor the
+    training of the generator is in it.
+
+    Args:
+      statistic: Score to evaluate.
+      n: Clips.
+      resamples: Of the clips; the width has a relative standard error of (2 * resamples)^-1/2.
+      seed: Of the resamples.
+      confidence: Of the interval, 0 to 1.
+      bounds: Smallest and largest possible score; the interval ends there.
+
+    Raises:
+      ValueError: If there are fewer than 2 resamples, the confidence is no probability, or a score
+        isn't finite.
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 6 and 12.
+    """
+    if resamples < 2:
+        raise ValueError(f"{resamples} resamples have no spread; use at least 2")
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence of {confidence} is not between 0 and 1")
+    rng = np.random.default_rng(seed)
+    score = statistic(np.arange(n))
+    scores = np.array([statistic(rng.integers(0, n, n)) for _ in range(resamples)])
+    if not np.isfinite([score, *scores]).all():
+        raise ValueError(f"the score is {score}, and not finite for every resample: no interval")
+    reach = float(ndtri((1 + confidence) / 2) * scores.std(ddof=1))
+    low, high = max(score - reach, bounds[0]), min(score + reach, bounds[1])
+    return Interval(low, high, confidence, resamples)
