@@ -63,6 +63,8 @@ setup(
         "download": _DOWNLOAD,
         "gcs": ["gcsfs>=2024.12,<2027"],
         "tpu": [f"jax[tpu]{_JAX_BOUNDS}"],
+        # Writes the checkpoints of one test; nothing imports it otherwise.
+        "torch": ["torch>=2.13,<2.14"],
         "test": [
             "pytest>=8.3.2,<10",
             "pytest-xdist>=3.6,<4",

@@ -14,6 +14,8 @@ Shapes in annotations and docstrings use these letters everywhere:
 | n      | gate blocks                                            |
 | g      | groups of a pool                                       |
 | v      | codes (size of the vocabulary)                         |
+| h, w   | height and width of an image (mels and frames)         |
+| k      | classes                                                |
 """
 
 from __future__ import annotations
