@@ -89,7 +89,8 @@ def eval_batches(
 
     All processes yield the same number of batches of the same size. The last ones are filled up
     with rows of length 0, so a sum over the first `lengths` samples of each row counts every sample
-    of the split exactly once.
+    of the split exactly once. Batches also have `indices` int32 [b]: which clip of the split each
+    row is.
 
     Args:
       source: The split.
@@ -109,8 +110,9 @@ def eval_batches(
 
     def batch_at(index: int) -> Batch:
         first = index * global_batch + process_index
-        rows = [codes_at(i) for i in range(first, first + global_batch, process_count)]
-        return _pad(rows, config, config.seq_len)
+        indices = range(first, first + global_batch, process_count)
+        batch = _pad([codes_at(i) for i in indices], config, config.seq_len)
+        return batch | {"indices": np.array(indices, np.int32)}
 
     return _prefetch(batch_at, -(-len(source) // global_batch))
 
