@@ -29,7 +29,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from poolformer_jax.evals.report_plots import plot_clip, plot_loss
+from poolformer_jax.evals.report_plots import plot_clip, plot_context, plot_loss
 from poolformer_jax.evals.run_files import Clip, Run, as_number, load_run, train_command
 
 
@@ -63,7 +63,7 @@ def render_page(run: Run) -> str:
     sections = [
         _headline(run),
         _section("Loss", _loss_section(run)),
-        _section("Likelihood", _likelihood_section(run, model)),
+        _section("Likelihood", _likelihood_section(run, model) + _context_section(run, model)),
         _section("Listen", _clips_section(run)),
         _section("Model", _table(_model_rows(run, model))),
         _section("Speed and health", _table(_training_rows(run))),
@@ -133,6 +133,29 @@ def _likelihood_section(run: Run, model: dict[str, Any]) -> str:
             f"python -m launch.eval_likelihood --workdir={run.workdir} --split=test",
         )
     return table + note
+
+
+def _context_section(run: Run, model: dict[str, Any]) -> str:
+    """How sure the mean is, and how much context helps."""
+    if run.likelihood is None:
+        return ""
+    note = ""
+    interval = run.likelihood.get("confidence_interval")
+    if interval is not None:
+        note = (
+            f"<p class='caption'>With other clips of the kind, the mean would lie between "
+            f"{_bits(interval['low'])} and {_bits(interval['high'])} "
+            f"({interval['level']:.0%} bootstrap interval).</p>"
+        )
+    if "curve" not in run.likelihood:
+        return note
+    return note + _picture(
+        plot_context(run.likelihood, num_codes=model.get("num_codes", 256)),
+        "Bits per sample over the position in the clip",
+        caption="How much context helps: bits of the samples that have so many before them in "
+        "their clip. Where clips end, fewer go on to the next point.",
+        kind="wide",
+    )
 
 
 def _likelihood_cells(record: dict[str, Any]) -> list[str]:
