@@ -143,8 +143,8 @@ def _context_section(run: Run, model: dict[str, Any]) -> str:
     interval = run.likelihood.get("confidence_interval")
     if interval is not None:
         note = (
-            f"<p class='caption'>With other clips of the kind, the mean would lie between "
-            f"{_bits(interval['low'])} and {_bits(interval['high'])} "
+            f"<p class='caption'>The test split's mean lies in {_bits(interval['low'])} to "
+            f"{_bits(interval['high'])} by the choice of its clips "
             f"({interval['level']:.0%} bootstrap interval).</p>"
         )
     if "curve" not in run.likelihood:

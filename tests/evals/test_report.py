@@ -161,7 +161,7 @@ def test_page_shows_how_much_context_helps(workdir: pathlib.Path):
     }
     (workdir / "likelihood_test.json").write_text(json.dumps(likelihood))
     page = page_of(workdir)
-    assert "between 3.123 and 3.158 (95% bootstrap interval)" in page
+    assert "3.123 to 3.158 by the choice of its clips (95% bootstrap interval)" in page
     assert page.count("data:image/png") == 2 + 6
     assert "How much context helps" in page
     figure = report_plots.plot_context(likelihood, num_codes=256)
