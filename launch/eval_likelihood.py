@@ -2,31 +2,52 @@
 
     python -m launch.eval_likelihood --workdir=runs/digits --split=test
 
-Writes <workdir>/likelihood_<split>.json. Uses the averaged parameters.
+Writes <workdir>/likelihood_<split>.json (the mean, its interval, bits against the position in the
+clip) and <workdir>/likelihood_<split>.csv (every clip). Clips are read in chunks of the training
+length, so that longer ones, with --length=60s, take no more memory on the devices.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
+import re
+import sys
 
 from absl import flags
+from ml_collections import config_flags
 
 from launch import command_line
-from launch.experiment import read_experiment
+from launch.experiment import check_evaluation, make_experiment, read_experiment
 
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file of the same model; that of the run if not given."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Split.")
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "latest"], "By validation bits, or the newest."
+_STEP = flags.DEFINE_string(
+    "step", "best", "Checkpoint: best (by validation bits), latest, or the number of its step."
 )
+_WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged, or as trained.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; overrides the config's.")
+_LENGTH = flags.DEFINE_string(
+    "length",
+    None,
+    "Where clips are cut, in samples (160000) or seconds (10s); data.seq_len if not given.",
+)
+_CHUNK_LENGTH = flags.DEFINE_integer(
+    "chunk_length",
+    None,
+    "Samples that clips are read by, a multiple of the total pooling factor; equal parts of at "
+    "most the training length if not given.",
+)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Clips per step; train.eval_batch_size if not given.", lower_bound=1
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Connect the processes of a pod.")
+
+SAMPLE_RATE = 16_000
 
 
 def main(argv):
@@ -34,49 +55,92 @@ def main(argv):
     del argv
     workdir = pathlib.Path(_WORKDIR.value)
     with command_line.user_errors():
-        experiment = read_experiment(workdir)
+        trained = experiment = read_experiment(workdir)
+        if _CONFIG.value is not None:
+            experiment = make_experiment(_CONFIG.value.to_dict())
+            check_evaluation(workdir, experiment)
+        model, data, train = experiment.model, experiment.data, experiment.train
+        if _DATA_DIR.value:
+            data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
+        if _LENGTH.value is not None:
+            length = _parse_length(_LENGTH.value)
+            data = dataclasses.replace(data, seq_len=length, train_len=None)
+        if _BATCH_SIZE.value:
+            train = dataclasses.replace(train, eval_batch_size=_BATCH_SIZE.value)
 
     import jax
 
-    from launch.restore import restore_ema_params
+    from launch.restore import restore_params
     from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches
-    from poolformer_jax.evals.likelihood import make_likelihood_evaluator
+    from poolformer_jax.evals.likelihood import choose_chunk_length, make_likelihood_evaluator
+    from poolformer_jax.evals.likelihood_files import csv_path, json_path, write_likelihood
     from poolformer_jax.training import sharding
+    from poolformer_jax.training.checkpoint import Weights
 
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     mesh = sharding.make_mesh()
-    data = experiment.data
-    if _DATA_DIR.value:
-        data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
-    train = experiment.train
-    if _BATCH_SIZE.value:
-        train = dataclasses.replace(train, eval_batch_size=_BATCH_SIZE.value)
+    training_length = trained.data.train_len or trained.data.seq_len
     with command_line.user_errors():
+        chunk_length = _CHUNK_LENGTH.value
+        if chunk_length is None:
+            chunk_length = choose_chunk_length(model, data.seq_len, limit=training_length)
+        evaluate = make_likelihood_evaluator(
+            model,
+            put_batch=functools.partial(sharding.put_batch, mesh),
+            chunk_length=chunk_length,
+            state_sharding=sharding.replicated(mesh),
+        )
         sharding.check_eval_batch_size(train, mesh)
-        params, step = restore_ema_params(workdir, experiment, mesh, _CHECKPOINT.value)
+        weights: Weights = "raw" if _WEIGHTS.value == "raw" else "ema"
+        params, step = restore_params(workdir, experiment, mesh, step=_STEP.value, weights=weights)
+        source = open_splits(data)[_SPLIT.value]
         batches = eval_batches(
-            open_splits(data)[_SPLIT.value],
+            source,
             data,
             batch_size=train.eval_batch_size // jax.process_count(),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-    evaluate = make_likelihood_evaluator(
-        experiment.model, put_batch=functools.partial(sharding.put_batch, mesh)
-    )
     likelihood = evaluate(params, batches)
     assert likelihood is not None  # Nobody asked it to stop.
-    if jax.process_index() == 0:
-        path = workdir / f"likelihood_{_SPLIT.value}.json"
-        result = {"split": _SPLIT.value, "step": step, **dataclasses.asdict(likelihood)}
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(
-            f"{likelihood.bits_per_sample:.4f} bits per sample on {_SPLIT.value}: all "
-            f"{likelihood.num_clips:,} clips, {likelihood.num_samples:,} samples, averaged "
-            f"parameters of step {step}; written to {path}"
+    if jax.process_index() != 0:
+        return
+    about = {
+        "data": data.name,
+        "step": step,
+        "weights": weights,
+        "length": data.seq_len,
+        "chunk_length": chunk_length,
+        "training_length": training_length,
+    }
+    try:
+        result = write_likelihood(workdir, _SPLIT.value, source, likelihood, about=about)
+    except FloatingPointError as error:
+        sys.exit(f"error: step {step}: {error}")
+    interval = result["confidence_interval"]
+    spread = "" if interval is None else f" ({interval['low']:.4f} to {interval['high']:.4f})"
+    print(
+        f"{result['bits_per_sample']:.4f} bits per sample{spread} on {_SPLIT.value}: all "
+        f"{result['num_clips']:,} clips, {result['num_samples']:,} samples, {weights} weights of "
+        f"step {step}; written to {json_path(workdir, _SPLIT.value)}, clip by clip to "
+        f"{csv_path(workdir, _SPLIT.value)}"
+    )
+
+
+def _parse_length(text: str) -> int:
+    """In samples."""
+    match = re.fullmatch(r"(\d+)|(\d+\.?\d*)s", text)
+    length = 0
+    if match:
+        samples, seconds = match.groups()
+        length = int(samples) if samples else round(float(seconds) * SAMPLE_RATE)
+    if length < 1:
+        raise ValueError(
+            f"--length={text} is not a length; write samples, as 160000, or seconds, as 10s"
         )
+    return length
 
 
 if __name__ == "__main__":

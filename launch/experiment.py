@@ -168,6 +168,29 @@ def check_workdir(workdir: pathlib.Path, experiment: Experiment) -> list[str]:
     return list(differences.values())
 
 
+def check_evaluation(workdir: pathlib.Path, experiment: Experiment) -> None:
+    """Checks that the parameters of the run in the workdir can be evaluated as configured.
+
+    The data may be others, cut in another way, but what a code means is part of the model.
+
+    Raises:
+      FileNotFoundError: If the workdir holds no run.
+      ValueError: If it was made with another model or codec (all differing fields are listed).
+    """
+    differences = _differences(read_experiment(workdir), experiment)
+    fixed = [
+        text
+        for name, text in differences.items()
+        if (name.startswith("model.") and not _may_change(name)) or name == "data.codec"
+    ]
+    if fixed:
+        raise ValueError(
+            f"--config is of another model than that in --workdir={workdir} (old -> new):\n  "
+            + "\n  ".join(fixed)
+            + "\ntake the old values, or leave --config out to use the run's own configuration"
+        )
+
+
 def write_experiment(workdir: pathlib.Path, experiment: Experiment) -> None:
     """Writes the resolved configuration; one process does, when nothing can fail any more."""
     text = json.dumps(dataclasses.asdict(experiment), indent=2)

@@ -8,7 +8,6 @@ command again goes on from the latest checkpoint in the workdir.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -49,7 +48,7 @@ def main(argv):
     from launch.environment import describe_environment
     from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches, train_batches
-    from poolformer_jax.evals.likelihood import make_likelihood_evaluator
+    from poolformer_jax.evals.likelihood import choose_chunk_length, make_likelihood_evaluator
     from poolformer_jax.training import sharding
     from poolformer_jax.training.loop import TrainingDivergedError, train
 
@@ -93,15 +92,19 @@ def main(argv):
         for change in changes:
             print(f"changed since the last start: {change}", flush=True)
 
+    # Whole clips, which may be longer than what is trained on, in the memory of a training step.
     evaluator = make_likelihood_evaluator(
-        model, put_batch=functools.partial(sharding.put_batch, mesh)
+        model,
+        put_batch=functools.partial(sharding.put_batch, mesh),
+        chunk_length=choose_chunk_length(model, data.seq_len, limit=data.train_len or data.seq_len),
+        state_sharding=sharding.replicated(mesh),
     )
 
     def evaluate(params, should_stop):
         local_batch_size = experiment.train.eval_batch_size // jax.process_count()
         split = eval_batches(sources["validation"], data, batch_size=local_batch_size, **processes)
         result = evaluator(params, split, should_stop)
-        return None if result is None else dataclasses.asdict(result)
+        return None if result is None else result.summary()
 
     try:
         outcome = train(

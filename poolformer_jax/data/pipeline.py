@@ -93,7 +93,8 @@ def eval_batches(
 
     All processes yield the same number of batches of the same size. The last ones are filled up
     with rows of length 0, so a sum over the first `lengths` samples of each row counts every sample
-    of the split exactly once.
+    of the split exactly once. Batches also have `indices` int32 [b]: which clip of the split each
+    row is.
 
     Args:
       source: The split.
@@ -114,8 +115,10 @@ def eval_batches(
 
     def batch_at(index: int) -> Batch:
         first = index * global_batch + process_index
-        examples = [example_at(i) for i in range(first, first + global_batch, process_count)]
-        return _make_batch(examples, config, [0] * batch_size, config.seq_len)
+        indices = range(first, first + global_batch, process_count)
+        examples = [example_at(i) for i in indices]
+        batch = _make_batch(examples, config, [0] * batch_size, config.seq_len)
+        return batch | {"indices": np.array(indices, np.int32)}
 
     return _prefetch(batch_at, -(-len(source) // global_batch))
 

@@ -1,4 +1,4 @@
-"""How far a score would move if its clips were drawn again."""
+"""How far a score would move if its clips were drawn again, by resampling them (bootstrap)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float64, Int, Int64
 from scipy.special import ndtri
 
 Statistic = Callable[[Int[np.ndarray, " n"]], float]
 """Score of the clips with these indices; an index may occur more than once."""
+
+_DRAWS_AT_ONCE = 1_000_000  # Bounds the memory of `bootstrap_ratio` to a few times 8 MB.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,4 +81,43 @@ def bootstrap_interval(
         raise ValueError(f"the score is {score}, and not finite for every resample: no interval")
     reach = float(ndtri((1 + confidence) / 2) * scores.std(ddof=1))
     low, high = max(score - reach, bounds[0]), min(score + reach, bounds[1])
+    return Interval(low, high, confidence, resamples)
+
+
+def bootstrap_ratio(
+    numerators: Float64[np.ndarray, " b"],
+    denominators: Int64[np.ndarray, " b"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval | None:
+    """Percentile interval of sum(numerators) / sum(denominators) over the choice of clips.
+
+    Clips are drawn with replacement, as a whole: the samples of a clip are not independent.
+
+    Args:
+      numerators: Of each clip, such as its bits.
+      denominators: Of each clip, such as its samples; positive.
+      confidence: Of the interval, 0 to 1.
+      resamples: Sets to draw, each of as many clips as there are.
+      seed: Of the draw.
+
+    Returns:
+      The interval; None for less than two clips, which do not tell how clips differ.
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    num_clips = len(numerators)
+    if num_clips < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    block = max(1, _DRAWS_AT_ONCE // num_clips)
+    for start in range(0, resamples, block):
+        count = min(block, resamples - start)
+        drawn = rng.integers(num_clips, size=(count, num_clips))
+        sums = numerators[drawn].sum(axis=1), denominators[drawn].sum(axis=1)
+        ratios[start : start + count] = sums[0] / sums[1]
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     return Interval(low, high, confidence, resamples)

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from poolformer_jax.evals import page
-from poolformer_jax.evals.report_plots import plot_loss
+from poolformer_jax.evals.report_plots import plot_context, plot_loss
 from poolformer_jax.evals.run_files import MAX_CLIPS, Run, as_number, load_run, train_command
 
 
@@ -55,7 +55,7 @@ def render_page(run: Run) -> str:
     sections = [
         _headline(run),
         page.section("Loss", _loss_section(run)),
-        page.section("Likelihood", _likelihood_section(run, model)),
+        page.section("Likelihood", _likelihood_section(run, model) + _context_section(run, model)),
         page.section("Listen", _clips_section(run)),
         page.section("Model", page.table(_model_rows(run, model))),
         page.section("Speed and health", page.table(_training_rows(run))),
@@ -119,6 +119,28 @@ def _likelihood_section(run: Run, model: dict[str, Any]) -> str:
             f"python -m launch.eval_likelihood --workdir={run.workdir} --split=test",
         )
     return table + note
+
+
+def _context_section(run: Run, model: dict[str, Any]) -> str:
+    """How sure the mean is, and how much context helps."""
+    if run.likelihood is None:
+        return ""
+    note = ""
+    interval = run.likelihood.get("confidence_interval")
+    if interval is not None:
+        note = page.caption(
+            f"The test split's mean lies in {_bits(interval['low'])} to {_bits(interval['high'])} "
+            f"by the choice of its clips ({interval['confidence']:.0%} bootstrap interval)."
+        )
+    if "curve" not in run.likelihood:
+        return note
+    return note + page.picture(
+        plot_context(run.likelihood, num_codes=model.get("num_codes", 256)),
+        "Bits per sample over the position in the clip",
+        caption="How much context helps: bits of the samples that have so many before them in "
+        "their clip. Where clips end, fewer go on to the next point.",
+        kind="wide",
+    )
 
 
 def _likelihood_cells(record: dict[str, Any]) -> list[str]:

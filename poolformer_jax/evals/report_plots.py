@@ -1,8 +1,10 @@
-"""The pictures of the report: the loss curve, a clip's waveform and spectrogram."""
+"""The pictures of the report: loss, likelihood over the position, a clip's wave and spectrum."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import scipy.signal
@@ -11,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Transform
 
 from poolformer_jax.evals.run_files import Clip, Run, as_number
 
@@ -29,17 +32,7 @@ def plot_loss(run: Run) -> Figure:
     uniform = math.log2(run.config.get("model", {}).get("num_codes", 256))
     levels = [uniform]
     axes.axhline(uniform, color=_INK, linewidth=1, linestyle=(0, (2, 3)))
-    axes.annotate(
-        f"uniform, {uniform:.1f}",
-        (1, uniform),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=_INK,
-        fontsize=9,
-    )
+    _label_line(axes, (1.0, uniform), f"uniform, {uniform:.1f}", axes.get_yaxis_transform())
     if run.training:
         steps = np.array([record["step"] for record in run.training])
         bits = np.array([as_number(record["bits_per_sample"]) for record in run.training])
@@ -84,6 +77,41 @@ def plot_loss(run: Run) -> Figure:
         ncols=3,
         bbox_to_anchor=(0.5, 1.14),
     )
+    return figure
+
+
+def plot_context(likelihood: Mapping[str, Any], *, num_codes: int) -> Figure:
+    """Bits per sample over the position in the clip.
+
+    Args:
+      likelihood: What likelihood_<split>.json says.
+      num_codes: Size of the model's vocabulary.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    curve = likelihood["curve"]
+    # A logarithmic axis has no 0: the first sample is number 1.
+    numbers = 1 + np.array(curve["edges"])
+    axes.stairs(curve["bits_per_sample"], numbers, color=_BLUE, linewidth=1.8, baseline=None)
+    mean = likelihood["bits_per_sample"]
+    axes.axhline(mean, color=_INK, linewidth=1, linestyle=(0, (2, 3)))
+    start = (0.0, mean)
+    _label_line(axes, start, f"mean, {mean:.3f}", axes.get_yaxis_transform(), at="upper right")
+    trained = likelihood.get("training_length", math.inf)
+    if trained < numbers[-1] - 1:
+        axes.axvline(1 + trained, color=_ORANGE, linewidth=1, linestyle=(0, (2, 3)))
+        end = (1.0 + trained, 1.0)
+        _label_line(axes, end, "training length", axes.get_xaxis_transform(), color=_ORANGE)
+    # The first samples, without context, may cost more than chance; they must not squeeze the rest.
+    uniform = math.log2(num_codes)
+    axes.set_ylim(0, min(max(curve["bits_per_sample"]), uniform) * 1.05)
+    axes.set_xscale("log")
+    axes.set_xlim(1, numbers[-1])
+    axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
+    axes.set_xlabel("number of the sample in its clip")
+    axes.set_ylabel("bits per sample")
+    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
+    _style_axes(axes)
     return figure
 
 
@@ -163,9 +191,33 @@ def spectrogram_db(
     return decibels, (start - margin, end + margin, 0.0, float(frequencies[-1]))
 
 
+def _label_line(
+    axes: Axes,
+    position: tuple[float, float],
+    text: str,
+    transform: Transform,
+    *,
+    at: Literal["lower left", "upper right"] = "lower left",
+    color: str = _INK,
+) -> None:
+    """Writes beside an end of a line."""
+    left = at == "lower left"
+    axes.annotate(
+        text,
+        position,
+        xycoords=transform,
+        xytext=(-4, -4) if left else (4, 4),
+        textcoords="offset points",
+        ha="right" if left else "left",
+        va="top" if left else "bottom",
+        color=color,
+        fontsize=9,
+    )
+
+
 def _style_axes(axes: Axes) -> None:
     axes.set_facecolor("none")
-    axes.tick_params(colors=_INK)
+    axes.tick_params(which="both", colors=_INK)
     axes.xaxis.label.set_color(_INK)
     axes.yaxis.label.set_color(_INK)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, and the average alone for evaluation.
+"""Checkpoints: everything a run needs to go on, and parameters alone for evaluation.
 
 A checkpoint of step N is the folder N, written in the background and renamed when complete, so a
 run that is killed while saving goes on from the one before. The latest two are kept, and the best
@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from poolformer_jax.training.train_state import TrainState
+
+Weights = Literal["ema", "raw"]
 
 _METRIC = "bits_per_sample"
 
@@ -126,18 +128,22 @@ class Checkpointer:
         state = TrainState(params=items.params, ema_params=items.ema_params, **items.optimizer)
         return state, Progress(**items.progress)
 
-    def restore_ema_params(self, abstract_params: Any, *, step: int | None) -> Any:
-        """Restores the averaged parameters alone.
+    def restore_params(
+        self, abstract_params: Any, *, step: int | None, weights: Weights = "ema"
+    ) -> Any:
+        """Restores parameters alone.
 
         Args:
           abstract_params: Shapes, types and shardings.
           step: Of the checkpoint; see `latest_step` and `best_step`.
+          weights: The averaged parameters, or those that were trained.
 
         Raises:
           FileNotFoundError: If there is no such checkpoint.
         """
-        args = ocp.args.Composite(ema_params=ocp.args.StandardRestore(abstract_params))
-        return self._manager.restore(self._require(step), args=args).ema_params
+        item = "ema_params" if weights == "ema" else "params"
+        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract_params)})
+        return self._manager.restore(self._require(step), args=args)[item]
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk."""

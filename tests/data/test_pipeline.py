@@ -180,6 +180,9 @@ def test_eval_covers_the_split_exactly_once(batch_size, process_count):
     lengths = [batch["lengths"] for part in parts for batch in part]
     lengths = np.concatenate(lengths)
     assert sorted(lengths[lengths > 0] - 5) == list(range(CLIPS))
+    indices = np.concatenate([batch["indices"] for part in parts for batch in part])
+    np.testing.assert_array_equal(indices[lengths > 0], lengths[lengths > 0] - 5)
+    assert len(set(indices)) == len(indices)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,31 @@ def test_pictures_are_png_without_metadata(workdir: pathlib.Path):
         assert b"http" not in picture
 
 
+def test_page_shows_how_much_context_helps(workdir: pathlib.Path):
+    likelihood = json.loads((workdir / "likelihood_test.json").read_text())
+    assert page_of(workdir).count("data:image/png") == 1 + 6
+    likelihood |= {
+        "confidence_interval": {"low": 3.12345, "high": 3.15789, "confidence": 0.95},
+        "training_length": 8_000,
+        "curve": {
+            "edges": [0, 1, 2, 100, 16_000],
+            "bits_per_sample": [12.0, 7.0, 4.0, 3.1],
+            "num_samples": [1040, 1040, 101_920, 7_550_321],
+        },
+    }
+    (workdir / "likelihood_test.json").write_text(json.dumps(likelihood))
+    page = page_of(workdir)
+    assert "3.123 to 3.158 by the choice of its clips (95% bootstrap interval)" in page
+    assert page.count("data:image/png") == 2 + 6
+    assert "How much context helps" in page
+    figure = report_plots.plot_context(likelihood, num_codes=256)
+    (axes,) = figure.axes
+    (stairs,) = axes.patches
+    np.testing.assert_array_equal(stairs.get_data().edges, [1, 2, 3, 101, 16_001])
+    np.testing.assert_array_equal(stairs.get_data().values, [12.0, 7.0, 4.0, 3.1])
+    assert [text.get_text() for text in axes.texts] == ["mean, 3.142", "training length"]
+
+
 def test_spectrogram_is_loudest_at_the_tone():
     time = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE
     decibels, extent = report_plots.spectrogram_db(np.sin(2 * np.pi * 2000 * time), SAMPLE_RATE)

@@ -1,4 +1,6 @@
-"""A binary as one process of several: ... process_of_pod BINARY PORT INDEX COUNT FLAGS.
+"""A binary as one process of several.
+
+    python -m tests.launch.process_of_pod PORT INDEX COUNT BINARY [FLAGS]
 
 On a TPU pod --distributed finds the others by itself; here they are told.
 """
@@ -11,8 +13,8 @@ import jax
 from launch import command_line
 
 if __name__ == "__main__":
-    binary = importlib.import_module(f"launch.{sys.argv[1]}")
-    port, index, count = (int(argument) for argument in sys.argv[2:5])
+    port, index, count = (int(argument) for argument in sys.argv[1:4])
+    main = importlib.import_module(f"launch.{sys.argv[4]}").main
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=index)
     sys.argv = [sys.argv[0], *sys.argv[5:]]
-    command_line.run(binary.main)
+    command_line.run(main)

@@ -25,10 +25,20 @@ def start(module, *arguments, **environment):
     )
 
 
-def free_port():
+def start_pod(binary, count, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        port = free.getsockname()[1]
+    module = [sys.executable, "-m", "tests.launch.process_of_pod", str(port)]
+    return [
+        subprocess.Popen(
+            [*module, str(index), str(count), binary, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
 
 
 def finish(process):

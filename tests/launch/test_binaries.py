@@ -1,11 +1,10 @@
 """The binaries as a user runs them: processes that are killed, stopped, misused."""
 
+import csv
 import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -13,7 +12,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.launch.processes import TINY_MODEL, finish, free_port, start
+from poolformer_jax.data.builders.prepare import open_splits
+from tests.launch.processes import TINY_MODEL, finish, start, start_pod
 
 STEPS = 60
 TINY = [
@@ -118,18 +118,8 @@ def test_sigterm_saves_and_says_how_to_resume(tmp_path, tiny_config):
 def test_two_processes_train_like_one_stop_together_and_resume_as_one(
     finished, tmp_path, tiny_config
 ):
-    port = free_port()
     flags = [*TINY, f"--workdir={tmp_path}", f"--data_dir={tiny_config.data_dir}"]
-    module = [sys.executable, "-m", "tests.launch.process_of_pod", "train", str(port)]
-    pod = [
-        subprocess.Popen(
-            [*module, str(index), "2", *flags, "--config.train.num_steps=1000000"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    pod = start_pod("train", 2, *flags, "--config.train.num_steps=1000000")
     try:
         wait_for_step(pod[0], 30)
         pod[1].send_signal(signal.SIGTERM)  # To one of them.
@@ -166,27 +156,103 @@ def test_divergence_is_one_clear_error(tmp_path, tiny_config):
     assert "Traceback" not in err
 
 
+def evaluate(workdir, *arguments):
+    """What the files of an evaluation of the validation split say."""
+    code, out, err = finish(
+        start("eval_likelihood", f"--workdir={workdir}", "--split=validation", *arguments)
+    )
+    assert code == 0, err
+    result = json.loads((workdir / "likelihood_validation.json").read_text())
+    with open(workdir / "likelihood_validation.csv", newline="") as file:
+        clips = list(csv.DictReader(file))
+    assert f"{result['bits_per_sample']:.4f} bits per sample" in out
+    return result, clips
+
+
 def test_evaluation_counts_every_sample_once(finished, tiny_config):
+    source = open_splits(tiny_config)["validation"]
     results = []
-    for batch_size in (7, 20):
-        code, out, err = finish(
-            start(
-                "eval_likelihood",
-                f"--workdir={finished[0]}",
-                "--split=validation",
-                "--checkpoint=latest",
-                f"--batch_size={batch_size}",
-            )
-        )
-        assert code == 0, err
-        results.append(json.loads((finished[0] / "likelihood_validation.json").read_text()))
-        assert f"{results[-1]['bits_per_sample']:.4f} bits per sample" in out
-    assert results[0]["num_clips"] == results[1]["num_clips"] == 20
-    assert results[0]["num_samples"] == results[1]["num_samples"]
-    # The same model as the trainer evaluated; other batches, so other rounding.
+    for flags in (["--batch_size=7"], ["--batch_size=20", "--chunk_length=160", "--length=0.04s"]):
+        result, clips = evaluate(finished[0], "--step=latest", *flags)
+        assert [clip["name"] for clip in clips] == [x["name"].decode() for x in source]
+        assert [int(clip["label"]) for clip in clips] == [x["label"] for x in source]
+        assert [int(clip["num_samples"]) for clip in clips] == [
+            min(640, len(x["audio"])) for x in source
+        ]
+        bits = [int(clip["num_samples"]) * float(clip["bits_per_sample"]) for clip in clips]
+        # Float64, and divided and multiplied once.
+        assert sum(bits) == pytest.approx(result["bits_per_sample"] * result["num_samples"])
+        assert result["num_clips"] == 20
+        assert result["num_samples"] == sum(result["curve"]["num_samples"])
+        interval = result["confidence_interval"]
+        assert interval["low"] < result["bits_per_sample"] < interval["high"]
+        results.append(result)
+    assert [result["chunk_length"] for result in results] == [320, 160]
+    # The same model as the trainer evaluated; other batches and chunks, so other rounding.
     last = [row for row in losses(finished[0]) if row[0] == "validation"][-1][2]
     for result in results:
-        assert result["bits_per_sample"] == pytest.approx(last, rel=1e-6)
+        assert result["bits_per_sample"] == pytest.approx(last, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_any_step_and_weights_and_configuration_can_be_evaluated(finished):
+    steps = sorted(int(path.name) for path in (finished[0] / "checkpoints").iterdir())
+    average, _ = evaluate(finished[0], f"--step={steps[0]}")
+    raw, _ = evaluate(finished[0], f"--step={steps[0]}", "--weights=raw")
+    assert (average["step"], average["weights"]) == (steps[0], "ema")
+    assert (raw["step"], raw["weights"]) == (steps[0], "raw")
+    assert raw["bits_per_sample"] != average["bits_per_sample"]
+    flags = [*TINY, "--config.data.seq_len=16000", "--config.model.scan=associative"]
+    data_dir = json.loads((finished[0] / "config.json").read_text())["data"]["data_dir"]
+    longer, clips = evaluate(finished[0], *flags, f"--data_dir={data_dir}", f"--step={steps[0]}")
+    assert longer["length"] == 16_000 and longer["chunk_length"] == 320
+    assert longer["num_samples"] > 20 * 640
+    assert longer["curve"]["edges"][-1] == max(int(clip["num_samples"]) for clip in clips)
+    # At positions that both reach, these are the same samples, but for the shared last bin.
+    shared = slice(0, len(average["curve"]["edges"]) - 2)
+    np.testing.assert_allclose(
+        longer["curve"]["bits_per_sample"][shared],
+        average["curve"]["bits_per_sample"][shared],
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_like_one(finished):
+    flags = [f"--workdir={finished[0]}", "--split=validation", "--step=latest", "--batch_size=6"]
+    alone, clips = evaluate(finished[0], *flags)
+    pod = start_pod("eval_likelihood", 2, *flags)
+    outputs = [finish(process) for process in pod]
+    assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
+    assert ["bits per sample" in out for _, out, _ in outputs] == [True, False]
+    together = json.loads((finished[0] / "likelihood_validation.json").read_text())
+    with open(finished[0] / "likelihood_validation.csv", newline="") as file:
+        shared = list(csv.DictReader(file))
+    assert [clip["name"] for clip in shared] == [clip["name"] for clip in clips]
+    for mine, theirs in zip(shared, clips, strict=True):
+        assert mine["num_samples"] == theirs["num_samples"]
+        assert float(mine["bits_per_sample"]) == pytest.approx(
+            float(theirs["bits_per_sample"]), abs=1e-6
+        )
+    assert together["bits_per_sample"] == pytest.approx(alone["bits_per_sample"], abs=1e-6)
+    assert together["curve"]["num_samples"] == alone["curve"]["num_samples"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--step=7"], r"no checkpoint of step 7 in .*; complete ones: \[.*60\]"),
+        (["--length=ten"], "--length=ten is not a length; write .* 160000, .* 10s"),
+        ([*TINY, "--config.model.gating=false"], "of another model .*\n.*gating: True -> False"),
+        pytest.param(["--step=newest"], "step 'newest' is neither .*best", marks=pytest.mark.slow),
+        pytest.param(["--chunk_length=18"], "chunk length 18 .* 16 or 20", marks=pytest.mark.slow),
+    ],
+)
+def test_mistakes_in_an_evaluation_are_named(finished, flags, message):
+    code, _, err = finish(start("eval_likelihood", f"--workdir={finished[0]}", *flags))
+    assert code == 1
+    assert re.search(message, err), err
+    assert err.startswith("error: ") and "Traceback" not in err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from launch.experiment import (
     Experiment,
+    check_evaluation,
     check_workdir,
     default_config,
     make_experiment,
@@ -115,6 +116,26 @@ def test_recipe_and_execution_may_change(tmp_path):
     assert "train.learning_rate: 0.002 -> 0.001" in changes
     assert len(changes) == 4
     assert read_experiment(tmp_path) == other
+
+
+def test_evaluation_needs_the_same_model_and_codec_only(tmp_path):
+    write_experiment(tmp_path, Experiment())
+    model, data = Experiment().model, Experiment().data
+    other = dataclasses.replace(data, name="sc09", seq_len=160_000, normalize=False)
+    faster = dataclasses.replace(model, scan="sequential", remat=True)
+    check_evaluation(tmp_path, Experiment(model=faster, data=other))
+    with pytest.raises(ValueError, match="--config is of another model") as error:
+        check_evaluation(
+            tmp_path,
+            Experiment(
+                model=dataclasses.replace(model, width=64, remat=True),
+                data=dataclasses.replace(other, codec="linear"),
+            ),
+        )
+    for text in ("model.width: 128 -> 64", "data.codec: 'mu_law' -> 'linear'"):
+        assert text in str(error.value)
+    for text in ("remat", "seq_len", "normalize"):
+        assert text not in str(error.value)
 
 
 def test_no_run_in_workdir(tmp_path):

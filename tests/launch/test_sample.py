@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from scipy.io import wavfile
 
 from launch.command_line import parse_duration
 from poolformer_jax.audio.wav import write_wav
-from tests.launch.processes import finish, free_port, start
+from tests.launch.processes import finish, start, start_pod
 from tests.launch.workdirs import make_workdir
 
 
@@ -147,18 +145,8 @@ def test_labels_are_drawn_in_turn(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_draw_what_one_draws(drawn, workdir, tmp_path):
-    port = free_port()
     flags = ["--num_samples=5", "--batch_size=2", "--length=100ms", "--seed=3"]
-    module = [sys.executable, "-m", "tests.launch.process_of_pod", "sample", str(port)]
-    pod = [
-        subprocess.Popen(
-            [*module, str(index), "2", f"--workdir={workdir}", f"--out={tmp_path}", *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    pod = start_pod("sample", 2, f"--workdir={workdir}", f"--out={tmp_path}", *flags)
     outputs = [finish(process) for process in pod]
     assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
     expected, found = clips_in(drawn[0]), clips_in(tmp_path)

@@ -18,7 +18,7 @@ from poolformer_jax.models.poolformer import (
     init_state,
     observe,
 )
-from poolformer_jax.ops.likelihood import clip_bits
+from poolformer_jax.ops.likelihood import excess_bits
 from tests import oracle
 from tests.models.random_models import (
     BATCH,
@@ -311,7 +311,7 @@ def test_baseline_compiles_in_90_seconds():
 
     def loss(params):
         logits, _ = Poolformer(config).apply({"params": params}, codes)
-        return jnp.sum(clip_bits(logits, codes, lengths=jnp.asarray([16000])))
+        return jnp.sum(excess_bits(logits, codes, lengths=jnp.asarray([16000])))
 
     shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
     start = time.perf_counter()

@@ -77,14 +77,15 @@ def test_not_a_number_is_never_the_best(checkpointer):
     assert checkpointer.best_step == 1
 
 
-def test_average_alone(checkpointer, abstract):
+@pytest.mark.parametrize(("weights", "item"), [("ema", "ema_params"), ("raw", "params")])
+def test_parameters_alone(checkpointer, abstract, weights, item):
     first, _ = save(checkpointer, 1, 2.0)
     save(checkpointer, 2, 3.0)
     mesh = sharding.make_mesh(jax.devices()[:1])
     init = functools.partial(init_params, MODEL, jax.random.key(0))
     target = sharding.abstract_state(mesh, init)
-    params = checkpointer.restore_ema_params(target, step=checkpointer.best_step)
-    jax.tree.map(np.testing.assert_array_equal, params, first.ema_params)
+    params = checkpointer.restore_params(target, step=checkpointer.best_step, weights=weights)
+    jax.tree.map(np.testing.assert_array_equal, params, getattr(first, item))
 
 
 def test_nothing_to_restore(checkpointer, abstract):

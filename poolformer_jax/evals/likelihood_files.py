@@ -1,0 +1,102 @@
+"""The files of an evaluation: likelihood_<split>.json about the split, .csv about every clip."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from poolformer_jax.data.builders.prepare import Source
+from poolformer_jax.evals.bootstrap import bootstrap_ratio
+from poolformer_jax.evals.likelihood import Likelihood
+from poolformer_jax.evals.position_curve import position_curve
+
+
+def write_likelihood(
+    workdir: pathlib.Path,
+    split: str,
+    source: Source,
+    likelihood: Likelihood,
+    *,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes both files; each is replaced in one go, so that an interruption leaves the old one.
+
+    Args:
+      workdir: Folder of the run.
+      split: Name of the split.
+      source: The split, for the names of the clips, and of speech their label and speaker.
+      likelihood: Of its clips.
+      about: What else the JSON file shall say, such as the checkpoint's step.
+
+    Returns:
+      The content of the JSON file: `split`, `about`, the mean and its numbers of clips and samples,
+      its bootstrap interval over the clips, and the curve of bits against the position in the clip.
+
+    Raises:
+      FloatingPointError: If bits are not finite; names a clip, and nothing is written.
+    """
+    _check_finite(source, likelihood)
+    interval = bootstrap_ratio(likelihood.clip_bits, likelihood.clip_samples)
+    curve = position_curve(likelihood.position_bits, likelihood.position_clips)
+    content = {
+        "split": split,
+        **about,
+        **likelihood.summary(),
+        "confidence_interval": None if interval is None else dataclasses.asdict(interval),
+        "curve": dataclasses.asdict(curve),
+    }
+    text = json.dumps(content, indent=2) + "\n"
+    _replace(csv_path(workdir, split), _clips_table(source, likelihood))
+    _replace(json_path(workdir, split), text)
+    return json.loads(text)
+
+
+def json_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Where the result on a split is."""
+    return workdir / f"likelihood_{split}.json"
+
+
+def csv_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Where its clips are."""
+    return workdir / f"likelihood_{split}.csv"
+
+
+def _check_finite(source: Source, likelihood: Likelihood) -> None:
+    for index, bits in zip(likelihood.clip_indices, likelihood.clip_bits, strict=True):
+        if not math.isfinite(bits):
+            raise FloatingPointError(
+                f"the bits of clip {_text(source[int(index)]['name'])} are not finite: the "
+                "parameters have diverged; take another step"
+            )
+
+
+def _clips_table(source: Source, likelihood: Likelihood) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    known = [key for key in ("name", "label", "speaker") if key in source[0]]
+    writer.writerow([*known, "num_samples", "bits_per_sample"])
+    for index, bits, num_samples in zip(
+        likelihood.clip_indices.tolist(),
+        likelihood.clip_bits.tolist(),
+        likelihood.clip_samples.tolist(),
+        strict=True,
+    ):
+        example = source[index]
+        writer.writerow([*(_text(example[key]) for key in known), num_samples, bits / num_samples])
+    return file.getvalue()
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
