@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-import re
 import sys
 
 from absl import flags
@@ -20,6 +19,7 @@ from ml_collections import config_flags
 
 from launch import command_line
 from launch.experiment import check_evaluation, make_experiment, read_experiment
+from poolformer_jax.data.config import SAMPLE_RATE
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file of the same model; that of the run if not given."
@@ -47,8 +47,6 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Connect the processes of a pod.")
 
-SAMPLE_RATE = 16_000
-
 
 def main(argv):
     """Restores, evaluates, writes."""
@@ -63,7 +61,7 @@ def main(argv):
         if _DATA_DIR.value:
             data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
         if _LENGTH.value is not None:
-            length = _parse_length(_LENGTH.value)
+            length = command_line.parse_duration("length", _LENGTH.value, SAMPLE_RATE)
             data = dataclasses.replace(data, seq_len=length, train_len=None)
         if _BATCH_SIZE.value:
             train = dataclasses.replace(train, eval_batch_size=_BATCH_SIZE.value)
@@ -127,20 +125,6 @@ def main(argv):
         f"step {step}; written to {json_path(workdir, _SPLIT.value)}, clip by clip to "
         f"{csv_path(workdir, _SPLIT.value)}"
     )
-
-
-def _parse_length(text: str) -> int:
-    """In samples."""
-    match = re.fullmatch(r"(\d+)|(\d+\.?\d*)s", text)
-    length = 0
-    if match:
-        samples, seconds = match.groups()
-        length = int(samples) if samples else round(float(seconds) * SAMPLE_RATE)
-    if length < 1:
-        raise ValueError(
-            f"--length={text} is not a length; write samples, as 160000, or seconds, as 10s"
-        )
-    return length
 
 
 if __name__ == "__main__":

@@ -59,10 +59,3 @@ def restore_params(
         checkpointer.close()
     assert number is not None  # Restoring would have failed.
     return params, number
-
-
-def restore_ema_params(
-    workdir: pathlib.Path, experiment: Experiment, mesh: Mesh, which: str
-) -> tuple[Any, int]:
-    """Restores the averaged parameters of the `best` or `latest` step; see `restore_params`."""
-    return restore_params(workdir, experiment, mesh, step=which)

@@ -3,7 +3,7 @@
     python -m launch.sample --workdir=runs/digits --num_samples=64 --batch_size=16 --length=1s
 
 Writes sample_*.wav, log_likelihoods.csv and index.html to --out. The same command again completes
-what an interrupted one began. Uses the averaged parameters, in float32, on all devices.
+what an interrupted one began. Uses the averaged weights, in float32, on all devices.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ _NUM_REAL = flags.DEFINE_integer(
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; overrides the config's.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw.", lower_bound=0, upper_bound=2**31 - 1)
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "latest"], "By validation bits, or the newest."
+_STEP = flags.DEFINE_string(
+    "step", "best", "Checkpoint: best (by validation bits), latest, or the number of its step."
 )
+_WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "Averaged, or as trained.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Connect the processes of a pod.")
 
 
@@ -80,11 +81,12 @@ def main(argv):
     import tqdm
     from jax.experimental import multihost_utils
 
-    from launch.restore import restore_ema_params
+    from launch.restore import restore_params
     from poolformer_jax.evals import sample_folder
     from poolformer_jax.evals.draw_samples import draw_samples, hash_params
     from poolformer_jax.sampling.draw import Draw
     from poolformer_jax.training import sharding
+    from poolformer_jax.training.checkpoint import Weights
 
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
@@ -101,14 +103,19 @@ def main(argv):
             guidance=_GUIDANCE.value,
         )
         batch_size = _choose_batch_size(jax.device_count())
-        params, step = restore_ema_params(
-            workdir, experiment, sharding.make_mesh(), _CHECKPOINT.value
+        params, step = restore_params(
+            workdir,
+            experiment,
+            sharding.make_mesh(),
+            step=_STEP.value,
+            weights=cast(Weights, _WEIGHTS.value),
         )
         # From here on every process is on its own, with its devices and its share of the clips.
         mesh = sharding.make_mesh(jax.local_devices())
         params = sharding.copy_to(mesh, params)
         settings = {
             "step": step,
+            "weights": _WEIGHTS.value,
             "parameters_sha256": hash_params(params),
             "seed": _SEED.value,
             "length": length,
@@ -182,8 +189,8 @@ def main(argv):
         rows = folder.finish(_NUM_SAMPLES.value)
         print(
             f"{len(missing):,} clips of {length / SAMPLE_RATE:.2f} s in {seconds:.1f} s with "
-            f"compilation: {speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time; averaged "
-            f"parameters of step {step}; {len(rows):,} clips in {out}"
+            f"compilation: {speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time; weights "
+            f"of step {step}; {len(rows):,} clips in {out}"
         )
         _write_page(out, rows, settings)
 

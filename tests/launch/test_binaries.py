@@ -242,7 +242,7 @@ def test_two_processes_evaluate_like_one(finished):
     ("flags", "message"),
     [
         (["--step=7"], r"no checkpoint of step 7 in .*; complete ones: \[.*60\]"),
-        (["--length=ten"], "--length=ten is not a length; write .* 160000, .* 10s"),
+        (["--length=ten"], "--length=ten is no duration; write seconds as 1.5s"),
         ([*TINY, "--config.model.gating=false"], "of another model .*\n.*gating: True -> False"),
         pytest.param(["--step=newest"], "step 'newest' is neither .*best", marks=pytest.mark.slow),
         pytest.param(["--chunk_length=18"], "chunk length 18 .* 16 or 20", marks=pytest.mark.slow),
