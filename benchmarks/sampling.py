@@ -1,0 +1,190 @@
+"""How fast is generation by stepping the recurrence, beside running whole segments again?
+
+    python -m benchmarks.sampling
+
+Measures samples/s in turns, with random parameters, of three ways to draw the same clips:
+
+- stepping: `StreamingGenerator`, what the library does;
+- fixed point: a segment of one centre step (160 samples) is run in parallel, over and over; after
+  pass i its first i samples are final, so it takes as many passes as it has samples;
+- whole clip: one parallel pass over the clip so far for each sample. The clip has 0.1 s here, which
+  flatters this way: a pass over a second takes ten times as long.
+
+Before measuring, stepping and fixed point are checked to draw the same codes.
+
+Measured on two cores, ratio of stepping to fixed point / whole clip: see the table in README.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from configs import digits
+from launch import command_line
+from launch.experiment import make_experiment
+from poolformer_jax.models.config import PoolformerConfig
+from poolformer_jax.models.poolformer import Poolformer, count_params, init_params, init_state
+from poolformer_jax.sampling.streaming import StreamingGenerator
+
+_MODELS = flags.DEFINE_list("models", ["baseline", "digits"], "Which of these to measure.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Clips side by side.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns; their median counts.", lower_bound=1)
+_SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long each way runs in a turn.")
+
+_CLIP = 1_600  # Samples of the clip that is run as a whole.
+
+Way = Callable[[], int]
+"""Does some work; returns how many samples of each clip it drew."""
+
+
+def main(argv):
+    """Measures, prints."""
+    del argv
+    for name in _MODELS.value:
+        config = _make_config(name)
+        params = jax.block_until_ready(init_params(config, jax.random.key(0)))
+        _check_same_codes(config, params)
+        print(f"\n{name}: {count_params(config):,} parameters", flush=True)
+        print(f"{'batch':>5} {'stepping':>12} {'fixed point':>22} {'whole clip':>22}  compilation")
+        for batch in map(int, _BATCHES.value):
+            _measure(config, params, batch)
+        _print_bound(config, params)
+
+
+def _make_config(name: str) -> PoolformerConfig:
+    match name:
+        case "baseline":
+            return PoolformerConfig(platform="cpu")
+        case "digits":
+            return make_experiment(digits.get_config().to_dict()).model
+        case _:
+            raise ValueError(f"--models={name}: known are baseline and digits")
+
+
+def _measure(config: PoolformerConfig, params: Any, batch: int) -> None:
+    ways = {
+        "stepping": _step(config, params, batch),
+        "fixed point": _iterate_segment(config, params, batch),
+        "whole clip": _run_whole_clip(config, params, batch),
+    }
+    compilation = {}
+    for name, way in ways.items():
+        start = time.perf_counter()
+        way()
+        compilation[name] = time.perf_counter() - start
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(_ROUNDS.value):
+        for name, way in ways.items():
+            start, drawn = time.perf_counter(), 0.0
+            while time.perf_counter() - start < _SECONDS.value:
+                drawn += way()
+            speeds[name].append(batch * drawn / (time.perf_counter() - start))
+    median = {name: statistics.median(values) for name, values in speeds.items()}
+    stepping, spread = median["stepping"], speeds["stepping"]
+    others = " ".join(
+        f"{median[name]:>10,.1f} ({stepping / median[name]:>6,.0f} x)"
+        for name in ("fixed point", "whole clip")
+    )
+    print(
+        f"{batch:>5} {stepping:>12,.0f} {others}  {compilation['stepping']:.0f} s"
+        f"   (stepping {min(spread):,.0f} to {max(spread):,.0f} samples/s)",
+        flush=True,
+    )
+
+
+def _step(config: PoolformerConfig, params: Any, batch: int) -> Way:
+    stream = StreamingGenerator(config, params, jax.random.key(0), batch, block_samples=160)
+    return lambda: next(stream).codes.shape[1]
+
+
+def _iterate_segment(config: PoolformerConfig, params: Any, batch: int) -> Callable[[], float]:
+    run = _fixed_point_pass(config)
+    state = init_state(config, batch)
+    codes = jnp.zeros((batch, config.total_pool_factor), jnp.int32)
+    keys = _clip_keys(batch)
+
+    def way() -> float:
+        jax.block_until_ready(run(params, keys, state, codes))
+        return 1.0  # A segment of n samples takes n passes.
+
+    return way
+
+
+def _run_whole_clip(config: PoolformerConfig, params: Any, batch: int) -> Way:
+    apply = jax.jit(Poolformer(config).apply)
+    total = config.total_pool_factor
+    codes = jnp.zeros((batch, -(-_CLIP // total) * total), jnp.int32)
+
+    def way() -> int:
+        jax.block_until_ready(apply({"params": params}, codes))
+        return 1
+
+    return way
+
+
+def _clip_keys(batch: int) -> jax.Array:
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(jnp.arange(batch))
+
+
+@functools.cache
+def _fixed_point_pass(config: PoolformerConfig) -> Callable:
+    """One pass: the logits of all samples of a segment, and a code drawn from each."""
+
+    @jax.jit
+    def run(params, keys, state, codes):
+        logits, after = Poolformer(config).apply({"params": params}, codes, state)
+        times = state.time + jnp.arange(codes.shape[1])
+        at_times = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        now = jax.vmap(at_times, in_axes=(0, None))(keys, times)
+        return jax.vmap(jax.vmap(jax.random.categorical))(now, logits).astype(jnp.int32), after
+
+    return run
+
+
+def _check_same_codes(config: PoolformerConfig, params: Any) -> None:
+    """The first segment, by both ways."""
+    run, state = _fixed_point_pass(config), init_state(config, 1)
+    codes = jnp.zeros((1, config.total_pool_factor), jnp.int32)
+    for _ in range(config.total_pool_factor):
+        codes, _ = run(params, _clip_keys(1), state, codes)
+    stream = StreamingGenerator(config, params, jax.random.key(0), 1, block_samples=160)
+    stepped = next(stream).codes[:, : config.total_pool_factor]
+    np.testing.assert_array_equal(np.asarray(codes), stepped)
+
+
+def _print_bound(config: PoolformerConfig, params: Any) -> None:
+    """What reading the weights alone would allow: each step needs those of the levels it runs."""
+    needed, share, level = 0.0, 1.0, params["backbone"]
+    for factor in config.pool_factors:
+        inner = level.get("inner", {})
+        needed += share * sum(leaf.nbytes for leaf in jax.tree.leaves(level))
+        needed -= share * sum(leaf.nbytes for leaf in jax.tree.leaves(inner))
+        share, level = share / factor, inner
+    needed += share * sum(leaf.nbytes for leaf in jax.tree.leaves(level))
+    needed += sum(leaf.nbytes for leaf in jax.tree.leaves(params["head"]))
+
+    weights = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
+    read = jax.jit(jnp.sum)
+    rates = []
+    for _ in range(50):
+        start = time.perf_counter()
+        read(weights).block_until_ready()
+        rates.append(weights.nbytes / (time.perf_counter() - start))
+    rate = statistics.median(rates)
+    print(
+        f"a step reads {needed / 1e6:.1f} of {weights.nbytes / 1e6:.1f} MB of weights on average; "
+        f"they sum up at {rate / 1e9:.1f} GB/s, which allows {rate / needed:,.0f} steps/s"
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)
