@@ -17,11 +17,12 @@ Measured on two cores, ratio of stepping to fixed point / whole clip: see the ta
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ from launch.experiment import make_experiment
 from poolformer_jax.models.config import PoolformerConfig
 from poolformer_jax.models.poolformer import Poolformer, count_params, init_params, init_state
 from poolformer_jax.sampling.streaming import StreamingGenerator
+from poolformer_jax.typing import Platform
 
 _MODELS = flags.DEFINE_list("models", ["baseline", "digits"], "Which of these to measure.")
 _BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Clips side by side.")
@@ -61,11 +63,13 @@ def main(argv):
 
 
 def _make_config(name: str) -> PoolformerConfig:
+    platform = cast(Platform, jax.default_backend())
     match name:
         case "baseline":
-            return PoolformerConfig(platform="cpu")
+            return PoolformerConfig(platform=platform)
         case "digits":
-            return make_experiment(digits.get_config().to_dict()).model
+            model = make_experiment(digits.get_config().to_dict()).model
+            return dataclasses.replace(model, platform=platform)
         case _:
             raise ValueError(f"--models={name}: known are baseline and digits")
 

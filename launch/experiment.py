@@ -142,11 +142,7 @@ def check_workdir(workdir: pathlib.Path, experiment: Experiment) -> list[str]:
         listed), or is no path of a file system.
       OSError: If the workdir cannot be written.
     """
-    if re.match(r"\w+:/", str(workdir)):
-        raise ValueError(
-            f"--workdir={workdir} is not a path of a mounted file system; mount the bucket (for "
-            "example with gcsfuse) at the same path on all hosts"
-        )
+    check_mounted("workdir", workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -188,6 +184,15 @@ def check_evaluation(workdir: pathlib.Path, experiment: Experiment) -> None:
             f"--config is of another model than that in --workdir={workdir} (old -> new):\n  "
             + "\n  ".join(fixed)
             + "\ntake the old values, or leave --config out to use the run's own configuration"
+        )
+
+
+def check_mounted(flag: str, path: pathlib.Path) -> None:
+    """Raises ValueError for the address of a bucket, which would become a local folder."""
+    if re.match(r"\w+:/", str(path)):
+        raise ValueError(
+            f"--{flag}={path} is not a path of a mounted file system; mount the bucket (for "
+            "example with gcsfuse) at the same path on all hosts"
         )
 
 

@@ -8,20 +8,21 @@ what an interrupted one began. Uses the averaged weights, in float32, on all dev
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
 from absl import flags
 
 from launch import command_line
-from launch.experiment import Experiment, read_experiment
+from launch.experiment import Experiment, check_mounted, read_experiment
 from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import read_wav, write_wav
 from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
@@ -67,6 +68,7 @@ def main(argv):
     out = pathlib.Path(_OUT.value) if _OUT.value else workdir / "samples"
     with command_line.user_errors():
         experiment = read_experiment(workdir)
+        check_mounted("out", out)
         data = experiment.data
         if _LENGTH.value is None:
             raise ValueError(
@@ -78,7 +80,6 @@ def main(argv):
         prompt = _read_prompt(data, length)
 
     import jax
-    import tqdm
     from jax.experimental import multihost_utils
 
     from launch.restore import restore_params
@@ -103,6 +104,7 @@ def main(argv):
             guidance=_GUIDANCE.value,
         )
         batch_size = _choose_batch_size(jax.device_count())
+        real = _read_real(data) if process == 0 else []
         params, step = restore_params(
             workdir,
             experiment,
@@ -134,36 +136,22 @@ def main(argv):
         folder = sample_folder.SampleFolder(
             out, settings, length=length, sample_rate=SAMPLE_RATE, process_index=process
         )
-        multihost_utils.sync_global_devices("all processes have read it")
+        known = np.array([clip in folder.rows for clip in range(_NUM_SAMPLES.value)])
+        # The first process decides: a shared file system may show the others an older state.
+        known = multihost_utils.broadcast_one_to_all(known)
         if process == 0:
             folder.start()
-            _write_real(data, out)
-        multihost_utils.sync_global_devices("it is there")
+            for index, pcm in enumerate(real):
+                write_wav(out / f"real_{index:05d}.wav", pcm, SAMPLE_RATE)
+        multihost_utils.sync_global_devices("the folder is ready")
+        if sample_folder.find_conflict(out, settings) or not out.is_dir():
+            raise OSError(f"--out={out} is not the same folder on all hosts; choose a shared one")
 
-    missing = [clip for clip in range(_NUM_SAMPLES.value) if clip not in folder.rows]
-    mine = missing[process::num_processes]
-    if process == 0 and len(missing) < _NUM_SAMPLES.value:
-        print(f"{_NUM_SAMPLES.value - len(missing):,} clips are in {out} already", flush=True)
+    (missing,) = np.nonzero(~known)
+    mine = missing[process::num_processes].tolist()
     drawn = length - settings["prompt_length"]
-    start = time.monotonic()
-    with tqdm.tqdm(
-        total=len(mine) * drawn,
-        unit="sample",
-        unit_scale=True,
-        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}",
-        disable=process != 0,
-    ) as bar:
-        after_first_block: list[float] = []  # Time and samples: what came before was compilation.
-
-        def show(samples: int) -> None:
-            bar.update(samples)
-            if not after_first_block:
-                after_first_block.extend([time.monotonic(), bar.n])
-                return
-            since, before = after_first_block
-            speed = (bar.n - before) / (time.monotonic() - since) * num_processes
-            bar.set_postfix_str(f"{speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time")
-
+    start, fault = time.monotonic(), None
+    with _progress_bar(len(mine) * drawn, num_processes, enabled=process == 0) as show:
         try:
             draw_samples(
                 folder,
@@ -180,31 +168,66 @@ def main(argv):
                 place=functools.partial(sharding.put_along, mesh),
                 on_progress=show,
             )
-        except FloatingPointError as error:
-            sys.exit(f"error: {error}")
-    multihost_utils.sync_global_devices("all clips are drawn")
+        except (FloatingPointError, OSError) as error:
+            fault = error
+    # Also from a process that failed: the others must not wait for it for ever.
+    faults = multihost_utils.process_allgather(np.array(fault is not None))
+    if np.any(faults):
+        sys.exit(f"error: {fault or 'another process failed; the clips so far are kept'}")
     if process == 0:
-        seconds = time.monotonic() - start
-        speed = len(missing) * drawn / seconds
         rows = folder.finish(_NUM_SAMPLES.value)
-        print(
-            f"{len(missing):,} clips of {length / SAMPLE_RATE:.2f} s in {seconds:.1f} s with "
-            f"compilation: {speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time; weights "
-            f"of step {step}; {len(rows):,} clips in {out}"
-        )
+        if len(missing) < _NUM_SAMPLES.value:
+            print(f"{_NUM_SAMPLES.value - len(missing):,} clips were in {out} already")
+        if len(missing):
+            seconds = time.monotonic() - start
+            speed = len(missing) * drawn / seconds
+            print(
+                f"{len(missing):,} clips of {length / SAMPLE_RATE:.2f} s in {seconds:.1f} s with "
+                f"compilation: {speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time"
+            )
+        print(f"{len(rows):,} clips in {out}, drawn with the weights of step {step}")
         _write_page(out, rows, settings)
 
 
+@contextlib.contextmanager
+def _progress_bar(
+    total: int, num_processes: int, *, enabled: bool
+) -> Iterator[Callable[[int], None]]:
+    """Yields what to call with numbers of samples; the speed leaves the compilation out."""
+    import tqdm
+
+    with tqdm.tqdm(
+        total=total,
+        unit="sample",
+        unit_scale=True,
+        bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}",
+        disable=not (enabled and total),
+    ) as bar:
+        first_block: list[float] = []
+
+        def show(samples: int) -> None:
+            bar.update(samples)
+            if not first_block:
+                first_block.extend([time.monotonic(), bar.n])
+                return
+            since, before = first_block
+            speed = (bar.n - before) / (time.monotonic() - since) * num_processes
+            bar.set_postfix_str(f"{speed:,.0f} samples/s, {speed / SAMPLE_RATE:.2f} x real time")
+
+        yield show
+
+
 def _choose_batch_size(num_devices: int) -> int:
+    enough = -(-_NUM_SAMPLES.value // num_devices) * num_devices
     batch_size = _BATCH_SIZE.value
     if batch_size is None:
-        return -(-min(16, _NUM_SAMPLES.value) // num_devices) * num_devices
+        batch_size = -(-16 // num_devices) * num_devices
     if batch_size < 1 or batch_size % num_devices:
         raise ValueError(
             f"--batch_size={batch_size} does not split over {num_devices} devices; use a multiple "
             f"of {num_devices}, such as {max(1, -(-batch_size // num_devices)) * num_devices}"
         )
-    return batch_size
+    return min(batch_size, enough)
 
 
 def _parse_label(experiment: Experiment) -> Callable[[int], int | None]:
@@ -267,18 +290,19 @@ def _read_prompt(data: DataConfig, length: int) -> np.ndarray | None:
     return codes.astype(np.int32)
 
 
-def _write_real(data: DataConfig, out: pathlib.Path) -> None:
+def _read_real(data: DataConfig) -> list[np.ndarray]:
+    """Validation clips, spread over the split, as the model hears them."""
     if not _NUM_REAL.value:
-        return
+        return []
     from poolformer_jax.data.builders.prepare import open_splits
 
     if _DATA_DIR.value:
         data = dataclasses.replace(data, data_dir=_DATA_DIR.value)
     clips = open_splits(data)["validation"]
-    for index in range(min(_NUM_REAL.value, len(clips))):
-        pcm = clips[index * len(clips) // _NUM_REAL.value]["audio"]
-        heard = decode(encode(pcm, codec=data.codec, normalize=data.normalize), codec=data.codec)
-        write_wav(out / f"real_{index:05d}.wav", heard, SAMPLE_RATE)
+    count = min(_NUM_REAL.value, len(clips))
+    pcm = [clips[index * len(clips) // count]["audio"] for index in range(count)]
+    codec, normalize = data.codec, data.normalize
+    return [decode(encode(clip, codec=codec, normalize=normalize), codec=codec) for clip in pcm]
 
 
 def _write_page(out: pathlib.Path, rows: list, settings: dict) -> None:

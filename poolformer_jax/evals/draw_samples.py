@@ -59,6 +59,8 @@ def draw_samples(
       ValueError: If a number is out of range.
     """
     start = 0 if prompt is None else len(prompt)
+    if start >= length:
+        raise ValueError(f"a prompt of {start} samples leaves nothing to draw of {length}")
     for first in range(0, len(clips), batch_size):
         batch = clips[first : first + batch_size]
         clip_ids = [*batch, *[batch[-1]] * (batch_size - len(batch))]

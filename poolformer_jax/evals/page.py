@@ -9,6 +9,7 @@ import base64
 import html
 import io
 import pathlib
+import urllib.parse
 from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -71,20 +72,26 @@ def caption(text: str) -> str:
     return f"<p class='caption'>{html.escape(text)}</p>"
 
 
-def clip_cards(clips: Sequence[Clip], notes: Sequence[str] | None = None) -> str:
-    """Players with waveforms and spectrograms side by side, each with a note if there are any."""
-    cards = [
-        _clip_card(clip, note) for clip, note in zip(clips, notes or [""] * len(clips), strict=True)
-    ]
+def clip_cards(
+    clips: Sequence[Clip], notes: Sequence[str] | None = None, *, inline: bool = True
+) -> str:
+    """Players with waveforms and spectrograms side by side, each with a note if there are any.
+
+    Sounds that are not inline are looked for beside the page, as <name>.wav.
+    """
+    notes = notes or [""] * len(clips)
+    cards = [_clip_card(clip, note, inline) for clip, note in zip(clips, notes, strict=True)]
     return f"<div class='clips'>{''.join(cards)}</div>"
 
 
-def picture(figure: Figure, description: str, *, caption: str = "", kind: str = "") -> str:
-    """Inlines a figure as a transparent PNG at twice the screen's density."""
+def picture(
+    figure: Figure, description: str, *, caption: str = "", kind: str = "", dpi: int = 180
+) -> str:
+    """Inlines a figure as a transparent PNG, by default at twice the screen's density."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # Without metadata, which holds a web address.
-    figure.savefig(buffer, format="png", dpi=180, transparent=True, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, transparent=True, metadata={"Software": None})
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     image = f"<img alt='{html.escape(description)}' src='data:image/png;base64,{encoded}'>"
     return (
@@ -93,17 +100,24 @@ def picture(figure: Figure, description: str, *, caption: str = "", kind: str = 
     )
 
 
-def _clip_card(clip: Clip, note: str) -> str:
-    sound = base64.b64encode(clip.encoded).decode("ascii")
+def _clip_card(clip: Clip, note: str, inline: bool) -> str:
     name = html.escape(clip.name)
+    source = f"{urllib.parse.quote(clip.name)}.wav"
+    if inline:
+        source = f"data:audio/wav;base64,{base64.b64encode(clip.encoded).decode('ascii')}"
     seconds = len(clip.pcm) / clip.sample_rate
     facts = [f"{seconds:.2f} s", f"{clip.sample_rate / 1000:g} kHz", *([note] if note else [])]
     return (
         f"<article><header><b>{name}</b><span>{html.escape(' · '.join(facts))}</span></header>"
         f"<audio controls preload='metadata' aria-label='{name}' "
-        f"src='data:audio/wav;base64,{sound}'></audio>"
-        f"{picture(plot_clip(clip), f'Waveform and spectrogram of {clip.name}')}</article>"
+        f"src='{source}'></audio>"
+        f"{_clip_picture(clip)}</article>"
     )
+
+
+def _clip_picture(clip: Clip) -> str:
+    # A spectrogram hardly compresses: at this density it takes about 0.2 MB.
+    return picture(plot_clip(clip), f"Waveform and spectrogram of {clip.name}", dpi=110)
 
 
 _PAGE = """<!DOCTYPE html>

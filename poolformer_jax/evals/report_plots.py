@@ -165,7 +165,9 @@ def running_mean(values: Float[np.ndarray, " t"], window: int) -> Float[np.ndarr
 def spectrogram_db(
     signal: Float[np.ndarray, " t"], sample_rate: int
 ) -> tuple[Float[np.ndarray, "f k"], tuple[float, float, float, float]]:
-    """Power spectrogram in dB below the loudest cell: 32 ms Hann windows, 4 ms apart.
+    """Power spectrogram in dB below the loudest cell: 32 ms Hann windows, at least 4 ms apart.
+
+    Windows of long sounds are up to 32 ms apart: a picture has not so many columns.
 
     Silence of half a window before and after lets the first and the last sample be in the middle
     of a window, so that the picture is as long as the sound.
@@ -175,7 +177,7 @@ def spectrogram_db(
       Hz).
     """
     half = round(0.016 * sample_rate)
-    hop = max(1, round(0.004 * sample_rate))
+    hop = max(1, round(0.004 * sample_rate), min(len(signal) // 2_000, 2 * half))
     frequencies, times, power = scipy.signal.spectrogram(
         np.pad(signal, half),
         fs=sample_rate,

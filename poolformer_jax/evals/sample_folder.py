@@ -6,6 +6,7 @@
 | sample_00007.wav    | clip 7, whole: it is written under another name and then renamed      |
 | rows_*.jsonl        | log-likelihoods of the clips so far, by process; gone in the end      |
 | log_likelihoods.csv | log-likelihoods of all clips, from the least likely to the likeliest  |
+| index.html          | players and spectrograms of some of them (`write_sample_page`)        |
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from poolformer_jax.audio.wav import write_wav
 
 SETTINGS_FILE = "settings.json"
 TABLE_FILE = "log_likelihoods.csv"
+PAGE_FILE = "index.html"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,18 +99,14 @@ class SampleFolder:
         process_index: int = 0,
     ):
         self.folder = folder
-        self._sample_rate = sample_rate
+        self._length, self._sample_rate = length, sample_rate
         self._settings = dict(settings)
         conflict = find_conflict(folder, settings)
         if conflict is not None:
             raise ValueError(
                 f"{conflict}\nchoose another folder, or replace the clips with --overwrite"
             )
-        self.rows = {
-            clip: row
-            for clip, row in _read_rows(folder).items()
-            if _is_whole(clip_path(folder, clip), length)
-        }
+        self.rows = self._read_rows()
         self._journal = folder / f"rows_{process_index}.jsonl"
 
     def start(self) -> None:
@@ -137,7 +135,7 @@ class SampleFolder:
         Returns:
           All rows by ascending likelihood, as the protocol of SaShiMi sorts them.
         """
-        rows = _read_rows(self.folder) | self.rows
+        rows = self._read_rows()
         missing = sorted(set(range(num_samples)) - rows.keys())
         if missing:
             raise RuntimeError(f"clips {missing[:10]} of {num_samples} were not drawn")
@@ -153,6 +151,16 @@ class SampleFolder:
         for leftover in (*self.folder.glob("rows_*.jsonl"), *self.folder.glob("sample_*.part")):
             leftover.unlink()
         return ordered
+
+    def _read_rows(self) -> dict[int, SampleRow]:
+        """Those whose clips are whole: others were cut off, or deleted by someone."""
+        header = 44  # Bytes in front of the samples of a WAV file.
+        sizes = {path.name: path.stat().st_size for path in self.folder.glob("sample_*.wav")}
+        return {
+            clip: row
+            for clip, row in _read_all_rows(self.folder).items()
+            if sizes.get(clip_path(self.folder, clip).name) == header + 2 * self._length
+        }
 
 
 def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
@@ -181,8 +189,9 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
 
 def clear(folder: pathlib.Path) -> None:
     """Removes what an earlier run left in a folder, and nothing else."""
-    (folder / SETTINGS_FILE).unlink(missing_ok=True)
-    for pattern in ("sample_*.wav", "sample_*.part", "rows_*.jsonl", TABLE_FILE):
+    # The settings last: a folder that was half cleared still belongs to the old draw.
+    leftovers = ("rows_*.jsonl", TABLE_FILE, PAGE_FILE, "sample_*.wav", "sample_*.part")
+    for pattern in (*leftovers, SETTINGS_FILE):
         for path in folder.glob(pattern):
             path.unlink()
 
@@ -207,7 +216,7 @@ def read_table(folder: pathlib.Path) -> list[SampleRow]:
         ]
 
 
-def _read_rows(folder: pathlib.Path) -> dict[int, SampleRow]:
+def _read_all_rows(folder: pathlib.Path) -> dict[int, SampleRow]:
     rows = read_table(folder) if (folder / TABLE_FILE).is_file() else []
     for path in sorted(folder.glob("rows_*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -216,11 +225,6 @@ def _read_rows(folder: pathlib.Path) -> dict[int, SampleRow]:
             except (json.JSONDecodeError, TypeError):
                 continue  # Empty, or cut off when its process was killed: the clip is redrawn.
     return {row.clip: row for row in rows}
-
-
-def _is_whole(path: pathlib.Path, length: int) -> bool:
-    header = 44  # Bytes in front of the samples of a WAV file.
-    return path.is_file() and path.stat().st_size == header + 2 * length
 
 
 def _replace(path: pathlib.Path, text: str) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from poolformer_jax.evals import page
-from poolformer_jax.evals.run_files import read_clip
-from poolformer_jax.evals.sample_folder import SampleRow, clip_path
+from poolformer_jax.evals.run_files import Clip, read_clip
+from poolformer_jax.evals.sample_folder import PAGE_FILE, SampleRow, clip_path
 
-PAGE_FILE = "index.html"
 MAX_CLIPS = 24
-"""Clips on the page: each takes about 0.2 MB and the size of its WAV file."""
+"""Clips on the page: each takes about 0.2 MB, and 4 / 3 of the size of its WAV file."""
+
+_MAX_INLINE_BYTES = 500_000  # Longer clips stay in their files: the page must open quickly.
 
 
 def write_sample_page(
@@ -39,18 +40,20 @@ def write_sample_page(
         (f"{bits.mean():.3f}", "bits per drawn sample, mean"),
         (f"{bits.min():.3f} to {bits.max():.3f}", "likeliest to least likely clip"),
     ]
-    heading = "All clips" if len(shown) == len(rows) else f"{len(shown)} of {len(rows):,} clips"
+    heading, spread = "All clips", ""
+    if len(shown) < len(rows):
+        heading, spread = f"{len(shown)} of {len(rows):,} clips", ", evenly spread"
     remark = page.caption(
-        "From the least likely to the likeliest under the model that drew them, evenly spread; "
-        "bits are the mean over a clip's drawn samples."
+        f"From the least likely to the likeliest under the model that drew them{spread}; bits are "
+        "the mean over a clip's drawn samples."
     )
     clips = [read_clip(clip_path(folder, row.clip)) for row in shown]
     notes = [_describe(row) for row in shown]
     real = [read_clip(path) for path in sorted(folder.glob("real_*.wav"))[:MAX_CLIPS]]
     sections = [
         page.tiles(numbers),
-        page.section(heading, remark + page.clip_cards(clips, notes)),
-        *([page.section("Real clips, for comparison", page.clip_cards(real))] if real else []),
+        page.section(heading, remark + _cards(clips, notes)),
+        *([page.section("Real clips, for comparison", _cards(real))] if real else []),
         page.section(
             "Drawn with", page.table([[key, str(value)] for key, value in settings.items()])
         ),
@@ -58,6 +61,11 @@ def write_sample_page(
     path = folder / PAGE_FILE
     page.write(path, page.document("Poolformer samples", sections))
     return path
+
+
+def _cards(clips: Sequence[Clip], notes: Sequence[str] | None = None) -> str:
+    inline = all(len(clip.encoded) <= _MAX_INLINE_BYTES for clip in clips)
+    return page.clip_cards(clips, notes, inline=inline)
 
 
 def _describe(row: SampleRow) -> str:

@@ -16,7 +16,7 @@ class Draw:
     """How a code is drawn from logits.
 
     Attributes:
-      temperature: Divides the logits; 0 takes the likeliest code.
+      temperature: Divides the logits; 0 takes the likeliest code, as does less than 1e-6.
       top_k: Only so many of the likeliest codes are drawn; None means all.
       top_p: Of those, only the fewest likeliest ones whose probabilities add up to this; 1 means
         all.
@@ -51,8 +51,7 @@ class Draw:
             )
 
 
-UNRESTRICTED = Draw()
-"""From the model's own distribution."""
+_GREEDY = 1e-6  # Temperatures below would overflow float32.
 
 
 def guide_logits(
@@ -66,7 +65,7 @@ def draw_codes(
     logits: Float[Array, "b v"], keys: Key[Array, " b"], *, draw: Draw
 ) -> Int[Array, " b"]:
     """Draws a code of each row with a key of its own."""
-    if draw.temperature == 0.0:
+    if draw.temperature < _GREEDY:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     codes = jax.vmap(jax.random.categorical)(keys, restrict_logits(logits, draw=draw))
     return codes.astype(jnp.int32)
@@ -77,7 +76,8 @@ def restrict_logits(logits: Float[Array, "b v"], *, draw: Draw) -> Float[Array, 
 
     Ties at the border are kept, so more than `top_k` codes may remain.
     """
-    logits = logits / draw.temperature
+    # From the largest one: a low temperature must not overflow.
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / draw.temperature
     if draw.top_k is not None and draw.top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, draw.top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)

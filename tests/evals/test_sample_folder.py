@@ -1,5 +1,6 @@
 import csv
 import math
+import os
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from poolformer_jax.audio.codec import decode
 from poolformer_jax.evals import sample_folder
 from poolformer_jax.evals.draw_samples import draw_samples, hash_params
 from poolformer_jax.evals.sample_folder import SampleFolder, clip_path, make_row, read_table
-from poolformer_jax.sampling.draw import UNRESTRICTED
+from poolformer_jax.sampling.draw import Draw
 from poolformer_jax.sampling.streaming import generate
 from tests.training.tiny import MODEL, start_state
 
@@ -123,6 +124,35 @@ def test_missing_clips_are_not_passed_over(folder):
         folder.finish(3)
 
 
+def test_rows_of_deleted_clips_are_not_listed(folder, path):
+    fill(folder, range(4))
+    folder.finish(4)
+    clip_path(path, 3).unlink()
+    again = open_folder(path)
+    assert [row.clip for row in again.finish(3)] == [0, 1, 2]
+    assert [row.clip for row in read_table(path)] == [0, 1, 2]
+
+
+def test_half_cleared_folder_still_belongs_to_the_old_draw(folder, path, monkeypatch):
+    fill(folder, range(2))
+    folder.finish(2)
+    removed = []
+
+    def unlink_once(file):
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(file)
+        os.unlink(file)
+
+    monkeypatch.setattr(type(path), "unlink", unlink_once)
+    with pytest.raises(KeyboardInterrupt):
+        sample_folder.clear(path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="seed: 7 -> 8"):
+        open_folder(path, SETTINGS | {"seed": 8})
+    assert not open_folder(path).rows or not removed[0].name.endswith(".wav")
+
+
 def test_another_draw_into_the_folder_is_refused(folder, path):
     fill(folder, [0])
     other = SETTINGS | {"seed": 8, "temperature": 0.5}
@@ -142,6 +172,7 @@ def test_clips_of_unknown_origin_are_not_mixed_in(path):
 def test_clearing_leaves_foreign_files_alone(folder, path):
     fill(folder, [0])
     folder.finish(1)
+    (path / "index.html").write_text("plays the old clips")
     for name in ("real_00000.wav", "notes.txt"):
         (path / name).write_text("mine")
     sample_folder.clear(path)
@@ -158,12 +189,17 @@ def draw(folder, clips, batch_size, **options):
         batch_size=batch_size,
         length=LENGTH,
         codec="mu_law",
-        draw=UNRESTRICTED,
+        draw=Draw(),
         **options,
     )
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_prompt_as_long_as_the_clip_leaves_nothing(folder):
+    with pytest.raises(ValueError, match="prompt of 20 samples leaves nothing to draw of 20"):
+        draw(folder, [0], 1, prompt=np.zeros(LENGTH, np.int32))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_batches_give_the_clips_of_one_draw(folder, path, batch_size):
     drawn = []
     draw(folder, [0, 1, 2, 4], batch_size, on_progress=drawn.append)
@@ -212,3 +248,13 @@ def test_page_plays_clips_from_the_least_likely_to_the_likeliest(folder, path):
     assert text.index("sample_00000") < text.index(f"sample_{count - 1:05d}")
     assert "3.000 bits" in text and f"{3.0 - 0.1 * (count - 1):.3f} bits" in text
     assert "temperature" in text
+
+
+def test_long_clips_stay_in_their_files(folder, path):
+    from poolformer_jax.evals import sample_page
+
+    seconds = 20
+    folder.add(row_of(0), np.resize(pcm_of(0), 16_000 * seconds))
+    rows = [row_of(0)]
+    text = sample_page.write_sample_page(path, rows, SETTINGS).read_text(encoding="utf-8")
+    assert "src='sample_00000.wav'" in text and "audio/wav" not in text

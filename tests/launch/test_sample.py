@@ -53,7 +53,7 @@ def drawn(workdir, tmp_path_factory):
 
 def test_clips_table_and_page(drawn):
     out, printed = drawn
-    assert "5 clips of 0.10 s" in printed and "x real time" in printed
+    assert "5 clips of 0.10 s in" in printed and "x real time" in printed
     assert re.search(r"[\d,]+ samples/s", printed)
     clips = clips_in(out)
     assert list(clips) == [f"sample_{clip:05d}.wav" for clip in range(5)]
@@ -93,7 +93,7 @@ def test_killed_run_is_completed(drawn, workdir, tmp_path):
     left = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sample_*.wav")}
     assert not (tmp_path / "log_likelihoods.csv").exists()
     printed = draw(workdir, tmp_path, *flags)
-    assert "clips are in" in printed
+    assert "clips were in" in printed
     (first, *_) = sorted(left)
     assert first.stat().st_mtime_ns == left[first]  # Not drawn again.
     assert clips_in(tmp_path).keys() == clips_in(drawn[0]).keys()
@@ -116,8 +116,12 @@ def test_overwrite_replaces_another_draw_alone(workdir, tmp_path):
     flags = ["--num_samples=2", "--length=100ms", "--overwrite"]
     draw(workdir, tmp_path, *flags, "--seed=1")
     first = clips_in(tmp_path)
-    assert "2 clips are in" in draw(workdir, tmp_path, *flags, "--seed=1")
-    assert "are in" not in draw(workdir, tmp_path, *flags, "--seed=2").splitlines()[0]
+    assert "2 clips were in" in draw(workdir, tmp_path, *flags, "--seed=1")
+    # A mistake is found before anything is replaced.
+    mistaken = [*flags, "--seed=2", "--num_real=1", "--data_dir=/proc/none"]
+    code, _, err = finish(sample(workdir, f"--out={tmp_path}", *mistaken))
+    assert code == 1 and err.startswith("error: ") and clips_in(tmp_path).keys() == first.keys()
+    assert "were in" not in draw(workdir, tmp_path, *flags, "--seed=2")
     for name, (_, pcm) in clips_in(tmp_path).items():
         assert np.any(pcm != first[name][1])
 
@@ -134,6 +138,7 @@ def test_prompt_is_continued(workdir, speech, tmp_path):
         assert {row["num_samples"] for row in csv.DictReader(file)} == {"640"}
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_in_turn(tmp_path):
     run = make_workdir(tmp_path / "run", model={"num_classes": 10}, train={"label_dropout": 0.1})
     out = tmp_path / "out"
@@ -141,6 +146,15 @@ def test_labels_are_drawn_in_turn(tmp_path):
     with open(out / "log_likelihoods.csv", newline="") as file:
         rows = {int(row["clip"]): int(row["label"]) for row in csv.DictReader(file)}
     assert rows == {clip: clip % 10 for clip in range(12)}
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_does_not_leave_the_other_waiting(tmp_path):
+    run = make_workdir(tmp_path / "run", broken=True)
+    pod = start_pod("sample", 2, f"--workdir={run}", "--num_samples=2", "--length=160")
+    outputs = [finish(process) for process in pod]
+    assert [code for code, _, _ in outputs] == [1, 1]
+    assert all("error: the logits of clip" in err for _, _, err in outputs)
 
 
 @pytest.mark.slow
@@ -176,6 +190,10 @@ def test_two_processes_draw_what_one_draws(drawn, workdir, tmp_path):
         (["--length=1s", "--prompt={eight}"], r"has 8000 Hz, the model 16000 Hz; .*-ar 16000"),
         (["--length=1s", "--prompt={empty}"], r"empty.wav is empty"),
         (["--length=1s", "--temperature=-1"], "temperature -1.0 must be finite and not negative"),
+        (
+            ["--length=1s", "--out=gs://bucket/clips"],
+            "--out=gs:/bucket/clips is not a path",
+        ),
         (["--length=1s", "--batch_size=0"], "--batch_size=0 does not split over 1 devices"),
     ],
 )
@@ -196,6 +214,7 @@ def test_workdir_without_a_checkpoint(workdir, tmp_path):
     assert code == 1 and re.match(r"error: .*checkpoints is missing: the run has no checkp", err)
 
 
+@pytest.mark.slow
 def test_logits_that_are_not_finite_stop_with_their_place(tmp_path):
     run = make_workdir(tmp_path / "run", broken=True)
     code, _, err = finish(sample(run, "--length=160", "--num_samples=1"))

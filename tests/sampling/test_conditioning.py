@@ -120,7 +120,18 @@ def test_labels_are_withheld_at_the_rate(trained):
     assert metrics["bits_per_sample"] == pytest.approx(bits(trained, batch, None), rel=1e-5)
 
 
-@pytest.mark.parametrize("labels", [np.array([0]), np.array([0, 4]), np.array([-1, 0])])
+def test_faults_of_the_guide_are_noticed(trained):
+    """Logits without the label are not reported; that they are not finite must be."""
+    broken = jax.tree.map(jnp.copy, trained)
+    table = broken["backbone"]["label"]["table"]
+    broken["backbone"]["label"]["table"] = table.at[3].set(jnp.nan)
+    labels = np.array([0, 1])
+    generate(LABELLED, broken, KEY, 2, 4, labels=labels)
+    with pytest.raises(FloatingPointError, match="clip 0 are not finite at sample 0"):
+        generate(LABELLED, broken, KEY, 2, 4, labels=labels, guidance=2.0)
+
+
+@pytest.mark.parametrize("labels", [np.array([0]), np.array([0, 4]), np.array([0.0, 1.0])])
 def test_labels_that_do_not_fit(trained, labels):
-    with pytest.raises(ValueError, match=r"must be 2 numbers in 0 to 2, or 3 for none"):
+    with pytest.raises(ValueError, match=r"must be 2 whole numbers, 0 to 2, or 3 for none"):
         generate(LABELLED, trained, KEY, 2, 4, labels=labels)

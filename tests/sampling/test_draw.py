@@ -82,3 +82,11 @@ def test_rows_are_independent():
 def test_values_that_cannot_work(fields, message):
     with pytest.raises(ValueError, match=message):
         Draw(**fields)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-9, 1e-38, 1e-45, 0.0])
+def test_low_temperatures_take_the_likeliest_code(temperature):
+    logits = jnp.array([[1.0, 2.0, 5.0, 3.0], [-9.0, -4.0, -5.0, -4.5]])
+    keys = jax.random.split(jax.random.key(0), 2)
+    codes = draw_codes(logits, keys, draw=Draw(temperature=temperature))
+    np.testing.assert_array_equal(codes, [2, 1])

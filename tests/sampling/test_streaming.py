@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -129,6 +130,71 @@ def test_logits_that_are_not_finite_stop_with_their_place(params):
         generate(MODEL, broken, KEY, 2, 10, prompt=np.array([1, 2, 3]))
 
 
+def with_table(params, *, broken=None):
+    """A model whose codes are looked up, one of them in vain."""
+    table = np.float32(np.random.default_rng(0).normal(size=(16, 8)))
+    if broken is not None:
+        table[broken] = np.nan
+    return params | {"embedding": {"table": {"embedding": jnp.asarray(table)}}}
+
+
+TABLE = dataclasses.replace(MODEL, embedding="table")
+
+
+def test_fault_in_a_later_block_is_told_at_its_sample(params):
+    whole, _ = generate(TABLE, with_table(params), KEY, 1, 40)
+    sample = next(t for t in range(7, 40) if whole[0, t] not in whole[0, :t])
+    broken = with_table(params, broken=whole[0, sample])
+    stream = StreamingGenerator(TABLE, broken, KEY, 1, block_samples=3)
+    with pytest.raises(FloatingPointError, match=f"not finite at sample {sample + 1};"):
+        for _ in itertools.islice(stream, 20):
+            pass
+    assert stream.position == (sample + 1) // 3 * 3
+    with pytest.raises(FloatingPointError, match=f"not finite at sample {sample + 1};"):
+        generate(TABLE, broken, KEY, 1, 42, prompt=whole[0])
+
+
+def test_a_fault_behind_the_end_is_none_of_the_clips(params):
+    broken = with_table(params, broken=5)
+    prompt = np.array([1, 5])
+    stream = StreamingGenerator(TABLE, broken, KEY, 1, prompt=prompt, length=2, block_samples=4)
+    assert list(stream) == [] and stream.position == 2
+
+
+def test_stream_of_a_length_ends(params):
+    stream = StreamingGenerator(MODEL, params, KEY, 2, length=10, block_samples=4)
+    blocks = list(stream)
+    assert [block.codes.shape[1] for block in blocks] == [4, 4, 2] and stream.position == 10
+    whole, _ = generate(MODEL, params, KEY, 2, 10)
+    np.testing.assert_array_equal(np.concatenate([b.codes for b in blocks], axis=1), whole)
+
+
+def test_clock_does_not_overflow(params):
+    """After 2^31 samples of a 32-bit clock the stream goes on as after few, but for its keys."""
+    stream, other = (StreamingGenerator(MODEL, params, KEY, 2, block_samples=8) for _ in range(2))
+    next(stream), next(other)
+    period = MODEL.total_pool_factor
+    far = (2**31 - 8) // period * period  # The last blocks before the overflow.
+    other._state = dataclasses.replace(other._state, time=jnp.int32(far))
+    for _ in range(3):
+        np.testing.assert_array_equal(next(stream).codes, next(other).codes)
+    assert int(stream._state.time) < 2 * period + 8
+    stream.position = 2**32 + 5  # The keys' clock wraps without an error.
+    next(stream)
+
+
+def test_prime_goes_on_from_any_state(params):
+    codes = np.random.default_rng(1).integers(0, 16, (2, 31)).astype(np.int32)
+    whole, expected = prime(MODEL, params, init_state(MODEL, 2), codes)
+    state, log_probs = init_state(MODEL, 2), []
+    for part in (codes[:, :3], codes[:, 3:20], codes[:, 20:]):
+        state, some = prime(MODEL, params, state, part)
+        log_probs.append(some)
+    np.testing.assert_allclose(np.concatenate(log_probs, axis=1), expected, atol=2e-4)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -142,6 +208,7 @@ def test_logits_that_are_not_finite_stop_with_their_place(params):
         ({"prompt": np.zeros(0, int)}, "prompt is empty"),
         ({"prompt": np.zeros(6, int)}, "prompt of 6 samples is longer than the clip of 5"),
         ({"prompt": np.zeros((3, 2), int)}, r"shape \(3, 2\); give codes \[t\] .* or \[2, t\]"),
+        ({"prompt": np.array([0.5, 1.0])}, "prompt is of type float64; give codes"),
         ({"prompt": np.array([3, 16])}, "holds codes 3 to 16; the model knows 0 to 15"),
     ],
 )
