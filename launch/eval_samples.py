@@ -131,6 +131,7 @@ def main(argv):
         sets.append(scorer.score(clips.name, clips.title, classify(clips)))
     about = {
         "samples": str(folder),
+        "drawn_with": samples.settings,
         "reference": {
             "data": data.name,
             "partial": data.partial,

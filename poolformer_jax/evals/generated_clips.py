@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -28,14 +30,14 @@ class GeneratedClips:
     Attributes:
       folder: The folder.
       paths: Its WAV files.
-      is_drawn: Whether `launch.sample` drew the clips.
+      settings: How `launch.sample` drew them; None if another generator did.
       rows: What it knows of each; None if it did not draw them, or has not finished.
       clips: To be scored.
     """
 
     folder: pathlib.Path
     paths: tuple[pathlib.Path, ...]
-    is_drawn: bool
+    settings: Mapping[str, Any] | None
     rows: tuple[SampleRow, ...] | None
     clips: ClipSet
 
@@ -56,8 +58,8 @@ def open_generated(
       ValueError: If there are fewer than 2 clips, if likelihoods are not of exactly these clips,
         or if a clip was drawn with a label that is no class.
     """
-    is_drawn = (folder / SETTINGS_FILE).is_file()
-    paths = list_wavs(folder, skip_real=is_drawn)
+    settings = _read_settings(folder)
+    paths = list_wavs(folder, skip_real=settings is not None)
     if len(paths) < 2:
         raise ValueError(f"{folder} holds {len(paths)} clip; scores are of 2 clips at least")
     rows = _match_rows(folder, paths)
@@ -79,7 +81,20 @@ def open_generated(
             start = end
 
     clips = ClipSet(name="samples", title="generated", num_clips=len(paths), read=read)
-    return GeneratedClips(folder=folder, paths=paths, is_drawn=is_drawn, rows=rows, clips=clips)
+    return GeneratedClips(folder=folder, paths=paths, settings=settings, rows=rows, clips=clips)
+
+
+def _read_settings(folder: pathlib.Path) -> Mapping[str, Any] | None:
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); draw the clips again, or put them into a folder "
+            "of their own"
+        ) from error
 
 
 def _match_rows(

@@ -122,10 +122,10 @@ def _scores(content: MetricsPage) -> str:
         "same kind and number."
     )
     text = (
-        f"Arrows point to where a score is better. {spread} FID and NDB depend on the number of clips. IS "
-        "is the standard inception score; IS-S4 what the S4 code computes under that name. AM is "
-        "in nats, NDB the share of the cells of feature space that are filled differently from the "
-        "reference."
+        f"Arrows point to where a score is better. {spread} FID and NDB depend on the number of "
+        "clips. IS is the standard inception score; IS-S4 what the S4 code computes under that "
+        "name. AM is in nats, NDB the share of the cells of feature space that are filled "
+        "differently from the reference."
     )
     rows = [score_row(scored) for scored in content.sets]
     return page.table(rows, header=HEADER, numeric=True) + page.caption(text)

@@ -146,7 +146,7 @@ def score_generated(
             sets.append(scorer.score_filtered(generated, log_likelihoods))
         except ValueError as error:
             warnings.append(f"there is no row of clips filtered by likelihood: {error}")
-    elif samples.is_drawn:
+    elif samples.settings is not None:
         warnings.append(
             f"{samples.folder} is not complete: launch.sample writes the likelihoods at its end, "
             "and without them there is no row of clips filtered by likelihood"
