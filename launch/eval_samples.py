@@ -81,7 +81,9 @@ def main(argv):
     from poolformer_jax.training import sharding
 
     with command_line.user_errors():
-        classifier, sha256 = load_classifier(classifier_dir), classifier_hash(classifier_dir)
+        sha256, classifier = classifier_hash(classifier_dir), load_classifier(classifier_dir)
+        if classifier_hash(classifier_dir) != sha256:  # A training may go on.
+            raise ValueError(f"{classifier_dir} was replaced while it was read; run this again")
         num_classes = len(classifier.class_names)
         samples = open_generated(folder, num_classes=num_classes, resample=_RESAMPLE.value)
         facts = prepare.describe_dataset(data)
