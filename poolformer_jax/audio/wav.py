@@ -13,11 +13,18 @@ from jaxtyping import Int16
 
 def write_wav(path: str | os.PathLike[str], pcm: Int16[np.ndarray, " t"], sample_rate: int) -> None:
     """Writes 16-bit mono PCM; `sample_rate` is in Hz."""
-    with wave.open(os.fspath(path), "wb") as file:
+    pathlib.Path(path).write_bytes(format_wav(pcm, sample_rate))
+
+
+def format_wav(pcm: Int16[np.ndarray, " t"], sample_rate: int) -> bytes:
+    """The content of such a file."""
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes(pcm.astype("<i2").tobytes())
+    return content.getvalue()
 
 
 def read_wav(path: str | os.PathLike[str]) -> tuple[Int16[np.ndarray, " t"], int]:

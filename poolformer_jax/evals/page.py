@@ -67,6 +67,27 @@ def hint(text: str, command: str) -> str:
     return f"<p class='hint'>{html.escape(text)} Run <code>{html.escape(command)}</code></p>"
 
 
+def warning(text: str) -> str:
+    """What a reader must not overlook."""
+    return f"<p class='hint warning'><strong>Careful:</strong> {html.escape(text)}</p>"
+
+
+def group(heading: str, content: str) -> str:
+    """A part of a section."""
+    return f"<h3>{html.escape(heading)}</h3>{content}"
+
+
+def muted(content: str) -> str:
+    """What is there for orientation, and is no result."""
+    return f"<div class='muted'>{content}</div>"
+
+
+def columns(contents: Sequence[str]) -> str:
+    """Parts side by side, where there is room."""
+    parts = "".join(f"<div>{content}</div>" for content in contents)
+    return f"<div class='clips'>{parts}</div>"
+
+
 def caption(text: str) -> str:
     """A paragraph that explains what is above it."""
     return f"<p class='caption'>{html.escape(text)}</p>"
@@ -143,12 +164,12 @@ _STYLE = """
 :root {
   color-scheme: light dark;
   --ink: #1c2129; --soft: #59616d; --line: #dfe3e8; --page: #ffffff; --card: #f6f7f9;
-  --accent: #2864c7;
+  --accent: #2864c7; --alert: #b4540a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ink: #e4e7eb; --soft: #9aa3ae; --line: #2c323a; --page: #111418; --card: #191d23;
-    --accent: #7fb0ff;
+    --accent: #7fb0ff; --alert: #f0a35e;
   }
 }
 * { box-sizing: border-box; }
@@ -179,17 +200,20 @@ audio { width: 100%; height: 2.5rem; margin-bottom: .5rem; }
 .scroll { overflow-x: auto; }
 .wide img { min-width: 38rem; }
 table { border-collapse: collapse; font-size: .95rem; }
-table.numbers { width: 100%; }
+table.numbers { width: 100%; font-size: .9rem; }
 th, td { text-align: left; font-weight: 400; padding: .4rem 1.5rem .4rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 tbody th, thead th { color: var(--soft); }
 tbody th { white-space: nowrap; }
 .facts td { overflow-wrap: anywhere; }
-.numbers td, .numbers th { white-space: nowrap; }
+.numbers td, .numbers th { white-space: nowrap; padding-right: .9rem; }
 th:last-child, td:last-child { padding-right: 0; }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; }
 .hint { background: var(--card); border-left: 3px solid var(--accent); border-radius: 4px;
   padding: .7rem 1rem; }
+.warning { border-color: var(--alert); margin: .75rem 0; }
+.warning strong { color: var(--alert); }
+.muted table, .muted h3 { opacity: .75; }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
   overflow-wrap: anywhere; color: var(--accent); }
 """

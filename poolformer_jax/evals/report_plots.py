@@ -1,14 +1,14 @@
-"""The pictures of the report: loss, likelihood over the position, a clip's wave and spectrum."""
+"""The pictures of the pages: loss, likelihood over the position, classes, a clip's spectrum."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import scipy.signal
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -144,6 +144,69 @@ def plot_clip(clip: Clip) -> Figure:
     for axes in (wave_axes, frequency_axes):
         axes.tick_params(labelsize=9)
         _style_axes(axes)
+    return figure
+
+
+def plot_classes(
+    class_names: Sequence[str],
+    shares: Mapping[str, Float[np.ndarray, " k"]],
+    expected: Float[np.ndarray, " k"],
+) -> Figure:
+    """Share of each class in sets of clips, beside a line for what is expected.
+
+    Args:
+      class_names: Names of the classes.
+      shares: From a set's title to the share of each class; at most four sets.
+      expected: Of the reference.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(class_names))
+    width = 0.8 / len(shares)
+    for i, (title, share) in enumerate(shares.items()):
+        color = (_BLUE, _ORANGE, _REAL, _INK)[i]
+        offset = (i - (len(shares) - 1) / 2) * width
+        axes.bar(places + offset, 100 * share, 0.9 * width, color=color, label=title)
+    axes.hlines(
+        100 * expected, places - 0.45, places + 0.45, color=_INK, linewidth=1.6, label="reference"
+    )
+    axes.set_xticks(places, class_names)
+    axes.set_ylabel("share of the clips (%)")
+    axes.margins(x=0.015)
+    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
+    axes.set_axisbelow(True)
+    _style_axes(axes)
+    axes.legend(
+        frameon=False,
+        labelcolor=_INK,
+        fontsize=9,
+        loc="upper center",
+        ncols=len(shares) + 1,
+        bbox_to_anchor=(0.5, 1.16),
+    )
+    return figure
+
+
+def plot_confusion(class_names: Sequence[str], counts: Int[np.ndarray, "k k"]) -> Figure:
+    """Clips by label (rows) and predicted class (columns); the colour is the share of the row."""
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    cells = np.zeros((*counts.shape, 4))
+    cells[..., :3] = to_rgba(_BLUE)[:3]
+    cells[..., 3] = shares  # The page shows through, whichever colour it has.
+    axes.imshow(cells, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            color = "#ffffff" if shares[row, column] > 0.6 else _INK
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=9)
+    places = np.arange(len(class_names))
+    axes.set_xticks(places, class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, class_names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+    axes.tick_params(labelsize=9, length=0)
+    _style_axes(axes)
     return figure
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Int, Shaped
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
@@ -51,11 +51,13 @@ class ClipBatch:
       names: Of the files.
       audio: Samples in [-1, 1] (of float files: as they are).
       report: About these clips.
+      labels: Classes of the clips, None if nobody knows.
     """
 
     names: tuple[str, ...]
     audio: Float32[np.ndarray, "b t"]
     report: FolderReport
+    labels: Int[np.ndarray, " b"] | None = None
 
 
 def list_wavs(

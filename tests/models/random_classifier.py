@@ -3,7 +3,8 @@
 import jax
 import numpy as np
 
-from poolformer_jax.models.classifier import init_classifier
+from poolformer_jax.models.classifier import ClassifierConfig, init_classifier
+from poolformer_jax.models.classifier_files import SavedClassifier
 
 
 def random_classifier(config, seed=0):
@@ -18,3 +19,16 @@ def random_classifier(config, seed=0):
 
     shapes = jax.eval_shape(lambda key: init_classifier(config, key), jax.random.key(0))
     return jax.tree.map(draw, shapes)
+
+
+def saved_classifier(seed=0, class_names=tuple("0123456789")):
+    """A small one, as `load_classifier` returns it."""
+    config = ClassifierConfig(kind="small", num_classes=len(class_names))
+    params, stats = random_classifier(config, seed)
+    return SavedClassifier(
+        config=config,
+        class_names=class_names,
+        source={"drawn_with_seed": seed},
+        params=params,
+        stats=stats,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import io
 import logging
 import os
@@ -23,7 +24,7 @@ from poolformer_jax.data.builders.beethoven import Beethoven
 from poolformer_jax.data.builders.digits import TINY, Digits, DigitsConfig
 from poolformer_jax.data.builders.download import download_archive
 from poolformer_jax.data.builders.fsdd import Fsdd
-from poolformer_jax.data.builders.manifest import find_fault, write_manifest
+from poolformer_jax.data.builders.manifest import MANIFEST, find_fault, write_manifest
 from poolformer_jax.data.builders.recordings import Recordings, RecordingsConfig
 from poolformer_jax.data.builders.sc09 import Sc09
 from poolformer_jax.data.builders.youtubemix import Youtubemix
@@ -37,6 +38,20 @@ Source = Sequence[Mapping[str, Any]]
 
 SPLITS = ("train", "validation", "test")
 _INCOMPLETE = "incomplete."  # Begins the name of a temporary folder.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What results on a data set depend on.
+
+    Attributes:
+      class_names: Names of the labels, in order; of music there are none.
+      manifest_sha256: SHA-256 of the list of all its files' SHA-256, so of every byte.
+    """
+
+    class_names: tuple[str, ...]
+    manifest_sha256: str
+
 
 _RECORDINGS: Mapping[str, type[Recordings]] = {
     builder.name: builder for builder in (Sc09, Beethoven, Youtubemix, Fsdd)
@@ -65,6 +80,26 @@ def open_splits(config: DataConfig) -> Mapping[str, Source]:
     """
     builder = tfds.builder_from_directory(_complete_folder(config))
     return {split: builder.as_data_source(split) for split in SPLITS}
+
+
+def describe_dataset(config: DataConfig) -> DatasetFacts:
+    """Tells what a complete data set is; builds, copies and verifies it as `open_splits` does.
+
+    Raises:
+      As `open_splits`.
+    """
+    folder = _complete_folder(config)
+    features = tfds.builder_from_directory(folder).info.features
+    return DatasetFacts(
+        class_names=tuple(features["label"].names) if "label" in features else (),
+        manifest_sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+    )
+
+
+def cache_dir() -> pathlib.Path:
+    """The folder of whatever can be made again: $XDG_CACHE_HOME/poolformer_jax or ~/.cache/..."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(cache).expanduser().absolute() / "poolformer_jax"
 
 
 def prepare(
@@ -130,7 +165,7 @@ def prepare_command(config: DataConfig) -> str:
 
 def _complete_folder(config: DataConfig) -> pathlib.Path:
     if bucket.is_bucket(_data_dir(config)):
-        cache = _cache_dir() / "buckets" / _relative_folder(config)
+        cache = cache_dir() / "buckets" / _relative_folder(config)
         copy = bucket.copy_to_disk(_location(config), cache, _locked)
         if copy is not None:
             return copy
@@ -219,15 +254,10 @@ def _location(config: DataConfig) -> str:
 
 def _data_dir(config: DataConfig) -> str:
     if config.data_dir is None:
-        return str(_cache_dir())
+        return str(cache_dir())
     if bucket.is_bucket(config.data_dir):
         return config.data_dir.rstrip("/")
     return str(pathlib.Path(config.data_dir).expanduser().absolute())
-
-
-def _cache_dir() -> pathlib.Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache).expanduser().absolute() / "poolformer_jax"
 
 
 @contextlib.contextmanager

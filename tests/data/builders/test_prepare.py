@@ -48,6 +48,16 @@ def test_opening_needs_no_espeak(copied_config, monkeypatch):
     assert not is_rebuilt(copied_config)
 
 
+def test_data_set_is_known_by_its_classes_and_bytes(copied_config, tiny_config):
+    facts = prepare.describe_dataset(copied_config)
+    assert facts.class_names[:3] == ("zero", "one", "two") and len(facts.class_names) == 10
+    assert facts == prepare.describe_dataset(tiny_config)
+    shutil.rmtree(version_folder(copied_config))  # Built again, as tones.
+    other = prepare.describe_dataset(copied_config)
+    assert other.class_names == facts.class_names
+    assert other.manifest_sha256 != facts.manifest_sha256
+
+
 def flip_byte(folder):
     path = folder / "digits-validation.array_record-00000-of-00001"
     content = bytearray(path.read_bytes())
