@@ -5,19 +5,20 @@ import pathlib
 
 import pytest
 
+from launch.classifier_experiment import ClassifierExperiment, make_classifier_experiment
 from launch.experiment import (
     Experiment,
     check_evaluation,
-    check_workdir,
     default_config,
     make_experiment,
     read_experiment,
-    write_experiment,
 )
+from launch.sections import check_workdir, write_experiment
 from poolformer_jax.models.poolformer import count_params
 from poolformer_jax.training.config import TrainConfig
 
 CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
+CLASSIFIER_CONFIGS = [name for name in CONFIGS if name.endswith("_classifier")]
 PARAMETERS = {
     "digits": 143_616,
     "fsdd": 143_616,
@@ -28,12 +29,32 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_builds_with_its_parameter_count(name):
+def load_config(name):
     module = importlib.import_module(f"configs.{name}")
     assert f"--config=configs/{name}.py" in module.__doc__
-    experiment = make_experiment(module.get_config().to_dict())
+    return module.get_config().to_dict()
+
+
+@pytest.mark.parametrize("name", sorted({*CONFIGS} - {*CLASSIFIER_CONFIGS}))
+def test_every_config_builds_with_its_parameter_count(name):
+    experiment = make_experiment(load_config(name))
     assert count_params(experiment.model) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", CLASSIFIER_CONFIGS)
+def test_every_classifier_config_builds(name):
+    experiment = make_classifier_experiment(load_config(name))
+    is_published = experiment.model.kind == "resnext29_8x64d"
+    assert is_published == (name == "sc09_classifier")
+    if is_published:
+        assert experiment == ClassifierExperiment()
+
+
+def test_published_classifier_recipe():
+    train, augment = ClassifierExperiment().train, ClassifierExperiment().augment
+    assert (train.batch_size, train.num_epochs, train.plateau_patience) == (96, 70, 5)
+    assert (train.learning_rate, train.momentum, train.weight_decay) == (1e-2, 0.9, 1e-2)
+    assert (train.plateau_factor, augment.probability) == (0.1, 0.5)
 
 
 def test_sc09_is_the_published_recipe():
