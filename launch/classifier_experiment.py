@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from ml_collections import config_dict
 
 from launch.sections import default_sections, make_sections
-from poolformer_jax.data.config import NUM_CLASSES
-from poolformer_jax.data.labelled_clips import LabelledDataConfig
+from poolformer_jax.data.config import NUM_CLASSES, LabelledDataConfig
 from poolformer_jax.models.classifier import ClassifierConfig
 from poolformer_jax.training.classifier_config import AugmentConfig, ClassifierTrainConfig
 

@@ -20,6 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import command_line
+from launch.classifier_experiment import make_classifier_experiment
 from launch.sections import CONFIG_FILE, check_workdir, write_experiment
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -34,13 +35,10 @@ def main(argv):
     """Checks everything that is cheap to check, then trains."""
     del argv
     workdir = pathlib.Path(_WORKDIR.value)
-
-    from launch.classifier_experiment import make_classifier_experiment
-
     with command_line.user_errors():
         config = _CONFIG.value.to_dict()
         if _DATA_DIR.value:
-            config.setdefault("data", {})["data_dir"] = _DATA_DIR.value
+            config["data"]["data_dir"] = _DATA_DIR.value
         experiment = make_classifier_experiment(config)
         changes = check_workdir(workdir, experiment)
 

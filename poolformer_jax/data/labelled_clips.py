@@ -13,63 +13,19 @@ from jaxtyping import Int16, Int32, Int64
 
 from poolformer_jax.audio.wav import read_wav
 from poolformer_jax.data.builders.prepare import Source
-from poolformer_jax.data.config import NUM_CLASSES, SAMPLE_RATE, DataConfig
+from poolformer_jax.data.config import SAMPLE_RATE
 
 _NOISE_CLIPS = 400  # About as many seconds as the recordings of Speech Commands last.
 _NOISE_LEVEL = 0.05  # Root mean square, about that of a spoken word in the data sets here.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelledDataConfig:
-    """A data set of labelled clips.
-
-    Attributes:
-      name: See `DataConfig`; one that has labels.
-      partial: See `DataConfig`.
-      data_dir: See `DataConfig`.
-      build_seed: See `DataConfig`.
-      noise_dir: Folder of 16-bit mono WAV files at 16 kHz, such as `_background_noise_` of Speech
-        Commands, for the augmentation; None is synthetic noise, see `synthetic_noise`.
-
-    Raises:
-      ValueError: On construction, for a value that cannot work.
-    """
-
-    name: str = "sc09"
-    partial: bool = False
-    data_dir: str | None = None
-    build_seed: int = 0
-    noise_dir: str | None = None
-
-    def __post_init__(self):
-        _ = self.data_config
-        if self.name not in NUM_CLASSES:
-            raise ValueError(
-                f"the data set {self.name!r} has no labels to learn; use one of "
-                f"{', '.join(NUM_CLASSES)}"
-            )
-        if self.noise_dir is not None and not (isinstance(self.noise_dir, str) and self.noise_dir):
-            raise ValueError(
-                f"noise_dir must be a path or None for synthetic noise, got {self.noise_dir!r}"
-            )
-
-    @property
-    def data_config(self) -> DataConfig:
-        """The same data set, to be opened."""
-        return DataConfig(
-            name=self.name,
-            partial=self.partial,
-            data_dir=self.data_dir,
-            build_seed=self.build_seed,
-        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledClips:
     """One-second clips of 16 bit, padded with zeros on the right, or cut, as WAV files hold them.
 
-    They are not encoded and their loudness is left as it is: what hears them takes spectrograms
-    relative to their maximum, which do not depend on it.
+    They are not encoded, and their loudness is left as it is, as in the published protocol: a
+    classifier hears the samples divided by 2^15 through `log_mel`, whose levels are relative to the
+    clip's maximum. So generated clips, which have full scale, need no other treatment.
 
     Attributes:
       audio: [b, samples].

@@ -109,9 +109,13 @@ def train_classifier(
             progress.epochs,
             train_config.num_epochs,
         )
-    step = sharding.jit_train_step(
-        make_classifier_step(model_config, train_config, augment_config), mesh, abstract
+    pure_step = make_classifier_step(
+        model_config,
+        train_config,
+        augment_config,
+        map_rows=functools.partial(sharding.map_rows, mesh),
     )
+    step = sharding.jit_train_step(pure_step, mesh, abstract)
     writer = MetricWriter(workdir, start_step=progress.epochs, validated=True)
     try:
         while progress.epochs < train_config.num_epochs:

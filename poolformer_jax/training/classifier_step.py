@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -63,6 +64,8 @@ def make_classifier_step(
     model_config: ClassifierConfig,
     train_config: ClassifierTrainConfig,
     augment_config: AugmentConfig,
+    *,
+    map_rows: Callable[[Callable], Callable] = lambda function: function,
 ) -> ClassifierStep:
     """Builds the pure function (state, batch) -> (state, {`loss` in nats, `accuracy`}).
 
@@ -70,8 +73,15 @@ def make_classifier_step(
     part of the gradient, and the rate multiplies the sum of gradients, v = momentum v + g,
     p = p - rate v. The changes of the clips follow from seed and step. In a program over several
     devices the statistics are those of the whole batch.
+
+    Args:
+      model_config: Architecture and front end.
+      train_config: Recipe.
+      augment_config: Ranges of the changes.
+      map_rows: Wraps a function of rows that do not meet, see `sharding.map_rows`.
     """
     optimizer = _make_optimizer(train_config)
+    front_end = map_rows(functools.partial(augmented_log_mel, padding=model_config.mel_padding))
     root_key = jax.random.fold_in(jax.random.key(train_config.seed), 1)
 
     def spectrograms(batch: ClassifierBatch, step: Array) -> Array:
@@ -84,10 +94,7 @@ def make_classifier_step(
             augmentation=draw_augmentation(augment_config, keys[1], size),
             share=draw_noise_share(augment_config, keys[2], size),
         )
-        augmentation = draw_augmentation(augment_config, keys[0], size)
-        return augmented_log_mel(
-            batch["audio"], augmentation, noise, padding=model_config.mel_padding
-        )
+        return front_end(batch["audio"], draw_augmentation(augment_config, keys[0], size), noise)
 
     def classifier_step(
         state: ClassifierState, batch: ClassifierBatch

@@ -114,6 +114,19 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
     )
 
 
+def map_rows(mesh: Mesh, function: Callable) -> Callable:
+    """Lets every device compute a function on its own rows, where rows do not meet.
+
+    Compiled for a mesh as it is, a Fourier transform would gather all rows on every device.
+
+    Args:
+      mesh: Devices.
+      function: From trees of arrays with as many rows to such a tree.
+    """
+    rows = P(DATA_AXIS)
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)
+
+
 def copy_to(mesh: Mesh, tree: Any) -> Any:
     """Copies arrays that every device holds whole to all devices of another mesh."""
     return jax.tree.map(

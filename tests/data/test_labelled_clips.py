@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from poolformer_jax.audio.wav import write_wav
-from poolformer_jax.data.config import NUM_CLASSES, DataConfig
+from poolformer_jax.data.config import NUM_CLASSES, DataConfig, LabelledDataConfig
 from poolformer_jax.data.labelled_clips import (
-    LabelledDataConfig,
     balanced_batches,
     read_labelled_clips,
     read_noise,

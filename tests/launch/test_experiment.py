@@ -95,6 +95,23 @@ def test_mistakes_are_named(config, message):
         make_experiment(config)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"data": {"name": "youtubemix"}}, "config.data: the data set 'youtubemix' has no labels"),
+        (
+            {"model": {"num_classes": 9}},
+            "num_classes 9 does not fit .*which has 10 classes; use 10",
+        ),
+        ({"augment": {"probability": 2.0}}, "config.augment: probability 2.0 must be in"),
+        ({"train": {"num_steps": 3}}, "unknown field .*num_steps.* in train; known: .*num_epochs"),
+    ],
+)
+def test_mistakes_in_a_classifier_experiment_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_classifier_experiment(config)
+
+
 def test_workdir_round_trip(tmp_path):
     config = default_config()
     config.model.dropout = 0.1
@@ -137,6 +154,20 @@ def test_recipe_and_execution_may_change(tmp_path):
     assert "train.learning_rate: 0.002 -> 0.001" in changes
     assert len(changes) == 4
     assert read_experiment(tmp_path) == other
+
+
+def test_classifier_may_change_its_recipe_but_not_what_it_is(tmp_path):
+    experiment = ClassifierExperiment()
+    write_experiment(tmp_path, experiment)
+    other = dataclasses.replace(
+        experiment,
+        data=dataclasses.replace(experiment.data, data_dir="a", noise_dir="b"),
+        train=dataclasses.replace(experiment.train, num_epochs=80),
+    )
+    assert len(check_workdir(tmp_path, other)) == 3
+    augment = dataclasses.replace(experiment.augment, max_shift=2)
+    with pytest.raises(ValueError, match=r"augment\.max_shift: 8 -> 2"):
+        check_workdir(tmp_path, dataclasses.replace(other, augment=augment))
 
 
 def test_evaluation_needs_the_same_model_and_codec_only(tmp_path):

@@ -14,7 +14,7 @@ from tests.launch.processes import finish, start
 TINY = [
     "--config=configs/digits_classifier.py",
     "--config.data.name=digits_tiny",
-    "--config.train.num_epochs=3",
+    "--config.train.num_epochs=2",
     "--config.train.batch_size=20",
 ]
 
@@ -40,12 +40,12 @@ def test_killed_run_goes_on_bit_for_bit_to_a_classifier_with_its_test_result(tmp
     code, out, err = finish(train(tmp_path / "whole", data_dir))
     assert code == 0, err
     assert "316,394 parameters | 80 training, 20 validation and 20 test clips" in out
-    assert len(re.findall(r"^epoch \d/3 .* clips/s .* left$", out, re.MULTILINE)) == 3
+    assert len(re.findall(r"^epoch \d/2 .* clips/s .* left$", out, re.MULTILINE)) == 2
     assert re.search(r"^[\d.]+% of 20 test clips \([\d.]+% of validation, after ep", out, re.M)
 
     process = train(tmp_path / "killed", data_dir)
     for line in process.stdout:
-        if line.startswith("epoch 1/3"):
+        if line.startswith("epoch 1/2"):
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -64,36 +64,31 @@ def test_killed_run_goes_on_bit_for_bit_to_a_classifier_with_its_test_result(tmp
 
 
 @pytest.mark.slow
-def test_clips_as_they_are_and_another_network_in_the_same_workdir(tmp_path, tiny_config):
+def test_clips_as_they_are_on_two_devices_and_another_network_in_the_same_workdir(
+    tmp_path, tiny_config
+):
     flags = [f"--data_dir={tiny_config.data_dir}", "--config.train.num_epochs=1"]
-    code, out, err = finish(train(tmp_path, *flags, "--config.augment.probability=0"))
+    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    unchanged = "--config.augment.probability=0"
+    code, out, err = finish(train(tmp_path, *flags, unchanged, **two_devices))
     assert code == 0, err
-    assert (tmp_path / DESCRIPTION).exists() and "epoch 1/1" in out
+    assert (tmp_path / DESCRIPTION).exists() and "epoch 1/1" in out and "| 2 cpu devices" in out
     code, _, err = finish(train(tmp_path, *flags, "--config.model.mel_padding=constant"))
     assert code == 1
     assert "model.mel_padding: 'reflect' -> 'constant'" in err and err.startswith("error: ")
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--config.data.name=beethoven"], "config.data: the data set 'beethoven' has no labels"),
-        (["--config.train.batchsize=8"], 'Did you mean "batch_size" instead of "batchsize"'),
-        (
-            ["--config.augment.probability=2"],
-            r"config.augment: probability 2.0 must be in",
-        ),
-        (["--config.model.num_classes=9"], "num_classes 9 does not fit .*which has 10 classes"),
-    ],
-)
-def test_mistakes_end_early_in_one_line(tmp_path, flags, message):
-    code, _, err = finish(train(tmp_path / "run", *flags))
+def test_music_is_refused_early_in_one_line(tmp_path):
+    code, _, err = finish(train(tmp_path / "run", "--config.data.name=beethoven"))
     assert code == 1
-    assert re.search(message, err), err
-    assert err.startswith("error: ") and "Traceback" not in err
+    assert err.startswith(
+        "error: config.data: the data set 'beethoven' has no labels to learn; use"
+    )
+    assert len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_workdirs_noise_and_batches_that_do_not_fit(tmp_path):
     (tmp_path / DESCRIPTION).write_text("{}")
     code, _, err = finish(train(tmp_path))
