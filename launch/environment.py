@@ -11,8 +11,6 @@ from typing import Any
 import jax
 
 import poolformer_jax
-from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.models.poolformer import count_params
 
 _PACKAGES = (
     "jax",
@@ -26,7 +24,7 @@ _PACKAGES = (
 )
 
 
-def describe_environment(model: PoolformerConfig) -> dict[str, Any]:
+def describe_environment(num_parameters: int) -> dict[str, Any]:
     """Facts to write beside the results of a run."""
     return {
         "poolformer_jax": poolformer_jax.__version__,
@@ -37,7 +35,7 @@ def describe_environment(model: PoolformerConfig) -> dict[str, Any]:
         "device_kind": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
-        "num_parameters": count_params(model),
+        "num_parameters": num_parameters,
     }
 
 

@@ -22,7 +22,8 @@ import numpy as np
 from absl import flags
 
 from launch import command_line
-from launch.experiment import Experiment, check_mounted, read_experiment
+from launch.experiment import Experiment, read_experiment
+from launch.sections import check_mounted
 from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import read_wav, write_wav
 from poolformer_jax.data.config import SAMPLE_RATE, DataConfig

@@ -18,7 +18,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import command_line
-from launch.experiment import check_workdir, make_experiment, write_experiment
+from launch.experiment import make_experiment
+from launch.sections import check_workdir, write_experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, configs/*.py.")
 _WORKDIR = flags.DEFINE_string(
@@ -49,6 +50,7 @@ def main(argv):
     from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches, train_batches
     from poolformer_jax.evals.likelihood import choose_chunk_length, make_likelihood_evaluator
+    from poolformer_jax.models.poolformer import count_params
     from poolformer_jax.training import sharding
     from poolformer_jax.training.loop import TrainingDivergedError, train
 
@@ -72,7 +74,7 @@ def main(argv):
 
         batches(0)  # Complains now of what it would complain of after compilation.
 
-    environment = describe_environment(model)
+    environment = describe_environment(count_params(model))
     if jax.process_index() == 0:
         write_experiment(workdir, experiment)
         text = json.dumps(environment, indent=2)

@@ -104,5 +104,50 @@ class DataConfig:
                 raise ValueError(f"{field} must be a whole number in 0 to 2^31 - 1, got {value!r}")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledDataConfig:
+    """A data set of labelled clips.
+
+    Attributes:
+      name: See `DataConfig`; one that has labels.
+      partial: See `DataConfig`.
+      data_dir: See `DataConfig`.
+      build_seed: See `DataConfig`.
+      noise_dir: Folder of 16-bit mono WAV files at 16 kHz, such as `_background_noise_` of Speech
+        Commands, to mix into training clips; None is synthetic noise.
+
+    Raises:
+      ValueError: On construction, for a value that cannot work.
+    """
+
+    name: str = "sc09"
+    partial: bool = False
+    data_dir: str | None = None
+    build_seed: int = 0
+    noise_dir: str | None = None
+
+    def __post_init__(self):
+        _ = self.data_config
+        if self.name not in NUM_CLASSES:
+            raise ValueError(
+                f"the data set {self.name!r} has no labels to learn; use one of "
+                f"{', '.join(NUM_CLASSES)}"
+            )
+        if self.noise_dir is not None and not (isinstance(self.noise_dir, str) and self.noise_dir):
+            raise ValueError(
+                f"noise_dir must be a path or None for synthetic noise, got {self.noise_dir!r}"
+            )
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The same data set, to be opened."""
+        return DataConfig(
+            name=self.name,
+            partial=self.partial,
+            data_dir=self.data_dir,
+            build_seed=self.build_seed,
+        )
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -44,12 +44,16 @@ def check_batch_sizes(config: TrainConfig, mesh: Mesh) -> None:
 
 def check_eval_batch_size(config: TrainConfig, mesh: Mesh) -> None:
     """Raises ValueError unless an evaluation batch splits evenly over the mesh."""
+    check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
+
+
+def check_batch_size(name: str, size: int, mesh: Mesh) -> None:
+    """Raises ValueError, with the name of the field, unless a batch splits evenly over the mesh."""
     devices = mesh.shape[DATA_AXIS]
-    if config.eval_batch_size % devices:
+    if size % devices:
         raise ValueError(
-            f"train.eval_batch_size {config.eval_batch_size} does not split over {devices} "
-            f"devices; use a multiple of {devices}, such as "
-            f"{-(-config.eval_batch_size // devices) * devices}"
+            f"{name} {size} does not split over {devices} devices; use a multiple of {devices}, "
+            f"such as {-(-size // devices) * devices}"
         )
 
 
@@ -108,6 +112,19 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def map_rows(mesh: Mesh, function: Callable) -> Callable:
+    """Lets every device compute a function on its own rows, where rows do not meet.
+
+    Compiled for a mesh as it is, a Fourier transform would gather all rows on every device.
+
+    Args:
+      mesh: Devices.
+      function: From trees of arrays with as many rows to such a tree.
+    """
+    rows = P(DATA_AXIS)
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)
 
 
 def copy_to(mesh: Mesh, tree: Any) -> Any:

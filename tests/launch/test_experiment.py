@@ -5,19 +5,20 @@ import pathlib
 
 import pytest
 
+from launch.classifier_experiment import ClassifierExperiment, make_classifier_experiment
 from launch.experiment import (
     Experiment,
     check_evaluation,
-    check_workdir,
     default_config,
     make_experiment,
     read_experiment,
-    write_experiment,
 )
+from launch.sections import check_workdir, write_experiment
 from poolformer_jax.models.poolformer import count_params
 from poolformer_jax.training.config import TrainConfig
 
 CONFIGS = sorted(path.stem for path in pathlib.Path("configs").glob("[!_]*.py"))
+CLASSIFIER_CONFIGS = [name for name in CONFIGS if name.endswith("_classifier")]
 PARAMETERS = {
     "digits": 143_616,
     "fsdd": 143_616,
@@ -28,12 +29,32 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_builds_with_its_parameter_count(name):
+def load_config(name):
     module = importlib.import_module(f"configs.{name}")
     assert f"--config=configs/{name}.py" in module.__doc__
-    experiment = make_experiment(module.get_config().to_dict())
+    return module.get_config().to_dict()
+
+
+@pytest.mark.parametrize("name", sorted({*CONFIGS} - {*CLASSIFIER_CONFIGS}))
+def test_every_config_builds_with_its_parameter_count(name):
+    experiment = make_experiment(load_config(name))
     assert count_params(experiment.model) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", CLASSIFIER_CONFIGS)
+def test_every_classifier_config_builds(name):
+    experiment = make_classifier_experiment(load_config(name))
+    is_published = experiment.model.kind == "resnext29_8x64d"
+    assert is_published == (name == "sc09_classifier")
+    if is_published:
+        assert experiment == ClassifierExperiment()
+
+
+def test_published_classifier_recipe():
+    train, augment = ClassifierExperiment().train, ClassifierExperiment().augment
+    assert (train.batch_size, train.num_epochs, train.plateau_patience) == (96, 70, 5)
+    assert (train.learning_rate, train.momentum, train.weight_decay) == (1e-2, 0.9, 1e-2)
+    assert (train.plateau_factor, augment.probability) == (0.1, 0.5)
 
 
 def test_sc09_is_the_published_recipe():
@@ -72,6 +93,23 @@ def test_default_config_is_the_default_experiment_and_locked():
 def test_mistakes_are_named(config, message):
     with pytest.raises(ValueError, match=message):
         make_experiment(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"data": {"name": "youtubemix"}}, "config.data: the data set 'youtubemix' has no labels"),
+        (
+            {"model": {"num_classes": 9}},
+            "num_classes 9 does not fit .*which has 10 classes; use 10",
+        ),
+        ({"augment": {"probability": 2.0}}, "config.augment: probability 2.0 must be in"),
+        ({"train": {"num_steps": 3}}, "unknown field .*num_steps.* in train; known: .*num_epochs"),
+    ],
+)
+def test_mistakes_in_a_classifier_experiment_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_classifier_experiment(config)
 
 
 def test_workdir_round_trip(tmp_path):
@@ -116,6 +154,20 @@ def test_recipe_and_execution_may_change(tmp_path):
     assert "train.learning_rate: 0.002 -> 0.001" in changes
     assert len(changes) == 4
     assert read_experiment(tmp_path) == other
+
+
+def test_classifier_may_change_its_recipe_but_not_what_it_is(tmp_path):
+    experiment = ClassifierExperiment()
+    write_experiment(tmp_path, experiment)
+    other = dataclasses.replace(
+        experiment,
+        data=dataclasses.replace(experiment.data, data_dir="a", noise_dir="b"),
+        train=dataclasses.replace(experiment.train, num_epochs=80),
+    )
+    assert len(check_workdir(tmp_path, other)) == 3
+    augment = dataclasses.replace(experiment.augment, max_shift=2)
+    with pytest.raises(ValueError, match=r"augment\.max_shift: 8 -> 2"):
+        check_workdir(tmp_path, dataclasses.replace(other, augment=augment))
 
 
 def test_evaluation_needs_the_same_model_and_codec_only(tmp_path):

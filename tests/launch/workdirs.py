@@ -5,7 +5,8 @@ import pathlib
 
 import jax
 
-from launch.experiment import make_experiment, write_experiment
+from launch.experiment import make_experiment
+from launch.sections import write_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.train_state import init_train_state
 

@@ -1,0 +1,27 @@
+"""A small classifier of spoken digits, for a laptop: ten words in voices that it has not heard.
+
+    python -m launch.train_classifier --config=configs/digits_classifier.py --workdir=runs/ears
+
+Expected on two CPU cores, after five minutes: 98.7 % of the validation clips and 99.3 % of the test
+clips. Source: measured with this command, while others used the cores too.
+"""
+
+from launch.classifier_experiment import default_config
+
+
+def get_config():
+    config = default_config()
+
+    config.model.kind = "small"  # 316,394 parameters.
+
+    config.data.name = "digits"
+
+    config.train.num_epochs = 8
+    config.train.learning_rate = 0.05
+    config.train.weight_decay = 1e-3
+    config.train.schedule = "cosine"
+
+    # Words begin with the clip and are short: a shift of 8 frames would cut half of one off.
+    config.augment.max_shift = 2
+    config.augment.max_noise = 0.2
+    return config
