@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from launch.experiment import make_experiment, write_experiment
+from launch.experiment import make_experiment
+from launch.sections import write_experiment
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.builders.features import DIGIT_WORDS
 from poolformer_jax.models.classifier_files import save_classifier
