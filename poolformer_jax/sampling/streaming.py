@@ -80,7 +80,8 @@ def generate(
         raise ValueError(f"length {length} must be at least 1 sample")
     prompt = options.get("prompt")
     to_draw = max(1, length - (0 if prompt is None else np.shape(prompt)[-1]))
-    block_samples = min(BLOCK_SAMPLES, to_draw)
+    # Powers of two, so that short clips of many lengths share a few programs.
+    block_samples = min(BLOCK_SAMPLES, 1 << (to_draw - 1).bit_length())
     generator = StreamingGenerator(
         config, params, key, num_samples, length=length, block_samples=block_samples, **options
     )

@@ -126,6 +126,7 @@ def test_overwrite_replaces_another_draw_alone(workdir, tmp_path):
         assert np.any(pcm != first[name][1])
 
 
+@pytest.mark.slow
 def test_prompt_is_continued(workdir, speech, tmp_path):
     flags = ["--num_samples=2", "--length=60ms", f"--prompt={speech}", "--prompt_length=20ms"]
     draw(workdir, tmp_path, *flags)

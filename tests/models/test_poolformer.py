@@ -154,7 +154,11 @@ def test_predict_then_observe_is_a_step():
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"temporal_convolution": True}, {"unet": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"temporal_convolution": True}, pytest.param({"unet": False}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_causal_at_every_phase(options):
     """The derivative of logits t by backbone input s is exactly 0 for s > t, and only there."""
     config = PoolformerConfig(**SMALL | options)
@@ -176,6 +180,7 @@ def test_causal_at_every_phase(options):
     np.testing.assert_array_equal(reaches, np.tril(np.ones((steps, steps), bool)))
 
 
+@pytest.mark.slow
 def test_a_code_changes_only_later_logits():
     config = PoolformerConfig(**SMALL)
     run = chunk_function(config)
@@ -275,6 +280,7 @@ def test_a_length_that_cannot_be_pooled_is_refused():
         Poolformer(config).apply({"params": random_params(config)}, random_codes(config, 7))
 
 
+@pytest.mark.slow
 def test_bfloat16_activations_stay_near_float32():
     options = SMALL | {
         "width": 32,

@@ -94,6 +94,7 @@ def test_guided_draw_follows_its_formula(trained):
             assert log_probs[clip, t] == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_guided_clips_continue_a_prompt(trained):
     labels = np.array([1, 1])
     options = {"labels": labels, "guidance": 2.0}
@@ -103,6 +104,7 @@ def test_guided_clips_continue_a_prompt(trained):
     np.testing.assert_allclose(primed, log_probs, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_without_guidance_or_label_the_model_is_unconditional(trained):
     none = np.full(4, 3)
     codes, _ = generate(LABELLED, trained, KEY, 4, 10)

@@ -26,14 +26,14 @@ KEY = jax.random.key(5)
 TOLERANCE = 2e-4
 
 
-@settings(EXAMPLES, max_examples=3)
+@settings(EXAMPLES, max_examples=2)
 @given(options=random_options())
 def test_generation_is_exact(options):
     check_generation(PoolformerConfig(**options))
 
 
 @pytest.mark.slow
-@settings(EXAMPLES, max_examples=25)
+@settings(EXAMPLES, max_examples=12)
 @given(options=random_options())
 def test_generation_is_exact_for_many_models(options):
     check_generation(PoolformerConfig(**options))

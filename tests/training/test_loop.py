@@ -90,7 +90,9 @@ def test_run_evaluates_saves_and_writes(whole):
     assert list((workdir / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 5])
+@pytest.mark.parametrize(
+    "stop_at", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 5))]
+)
 def test_resumed_run_is_the_uninterrupted_run(whole, tmp_path, stop_at):
     def on_batch(first):
         if first == 8 * (stop_at - 1):
@@ -124,6 +126,7 @@ def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path):
     checkpointer.close()
 
 
+@pytest.mark.slow
 def test_crash_before_the_first_checkpoint_leaves_no_trace(tmp_path):
     def on_batch(first):
         if first == 8:
@@ -146,6 +149,7 @@ def test_finished_run_has_nothing_to_do(whole, caplog):
     assert (records(whole[0]), records(whole[0], "validation")) == before
 
 
+@pytest.mark.slow
 def test_finished_run_can_be_extended(tmp_path):
     run(tmp_path, train_config=dataclasses.replace(TRAIN, num_steps=3))
     outcome, _ = run(tmp_path)

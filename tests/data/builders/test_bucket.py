@@ -141,6 +141,7 @@ def test_unwritable_bucket_is_found_before_anything_is_built(bucket, tmp_path, m
         prepare.prepare(CONFIG, manual_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_missing_client_names_the_extra():
     code = """
 import os, sys

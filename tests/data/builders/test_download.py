@@ -103,6 +103,7 @@ def test_archive_is_downloaded_once_and_prepared(hub, tmp_path):
     assert "GET" not in {request[0] for request in hub.requests}
 
 
+@pytest.mark.slow
 def test_gated_archive_needs_a_token_and_may_have_another_name(hub, tmp_path):
     for environment in ({}, {"HF_TOKEN": "hf_bad"}):
         result = prepare(hub, tmp_path, "youtubemix", **environment)
