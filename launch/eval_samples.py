@@ -131,6 +131,7 @@ def main(argv):
     sets, warnings = score_samples.score_generated(samples, generated, scorer)
     for clips in baselines:
         sets.append(scorer.score(clips.name, clips.title, classify(clips)))
+    warnings = [*score_samples.find_count_warnings(sets), *warnings]
     about = {
         "samples": str(folder),
         "drawn_with": samples.settings,

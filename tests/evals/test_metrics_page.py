@@ -14,7 +14,7 @@ from poolformer_jax.evals.generated_clips import open_generated
 from poolformer_jax.evals.metrics_page import MetricsPage, choose_clips, write_metrics_page
 from poolformer_jax.evals.metrics_table import score_row
 from poolformer_jax.evals.reference import ReferenceStatistics
-from poolformer_jax.evals.score_samples import Scorer, score_generated
+from poolformer_jax.evals.score_samples import Scorer, find_count_warnings, score_generated
 from tests.evals.recordings import draw, tones
 from tests.models.random_classifier import saved_classifier
 
@@ -49,7 +49,7 @@ def content(tmp_path_factory):
     return MetricsPage(
         samples=samples,
         sets=sets,
-        warnings=[*warnings, "mind the <gap>"],
+        warnings=[*find_count_warnings(sets), *warnings, "mind the <gap>"],
         reference=reference,
         class_names=CLASSES,
         about=ABOUT,
