@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -53,11 +54,13 @@ class Scorer:
       reference: What they are compared with.
       resamples: For the intervals, of every score; none are computed if 0.
       seed: Of the resamples.
+      on_progress: Called with the title of a set, the resamples done and their total.
     """
 
     reference: ReferenceStatistics
     resamples: int = 50
     seed: int = 0
+    on_progress: Callable[[str, int, int], None] = lambda title, done, total: None
 
     def score(self, name: str, title: str, clips: ClassifiedClips) -> ScoredSet:
         """Computes all scores of classified clips; errors are those of `sample_metrics`."""
@@ -68,6 +71,7 @@ class Scorer:
             resamples=self.resamples,
             frechet_resamples=self.resamples,
             seed=self.seed,
+            on_progress=functools.partial(self.on_progress, title),
         )
         return ScoredSet(name=name, title=title, metrics=metrics, clips=clips)
 
