@@ -149,6 +149,7 @@ def main(argv):
             "folder": classifier_dir,
             "sha256": sha256,
             "kind": classifier.config.kind,
+            "mel_padding": classifier.config.mel_padding,
             "source": dict(classifier.source),
         },
         "seed": _SEED.value,
