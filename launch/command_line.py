@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import pathlib
@@ -14,8 +15,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags and runs main(argv); the project's own messages go to stdout."""
+def run(main: Callable[[Sequence[str]], None], *, positional: Sequence[str] = ()) -> None:
+    """Parses the flags and runs main(argv); the project's own messages go to stdout.
+
+    Args:
+      main: Gets the name of the program, followed by the arguments that are no flags.
+      positional: What to call these; there have to be as many.
+    """
     # Through absl come dozens of lines for each checkpoint, and a warning if it has no metric.
     absl_logging.set_verbosity(absl_logging.ERROR)
     handler = logging.StreamHandler(sys.stdout)
@@ -25,7 +31,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     project.setLevel(logging.INFO)
     project.propagate = False
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=functools.partial(_parse, positional))
     except KeyboardInterrupt:
         sys.exit("interrupted")
 
@@ -75,7 +81,7 @@ def parse_duration(name: str, text: str, sample_rate: int) -> int:
     )
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
+def _parse(positional: Sequence[str], argv: Sequence[str]) -> Sequence[str]:
     _check_config_file(argv)
     try:
         remaining = flags.FLAGS(list(argv))
@@ -86,8 +92,11 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         # configuration files; the text of a KeyError comes quoted.
         message = " ".join(str(error.args[0] if error.args else error).split())
         sys.exit(f"error: in --config: {message}")
-    if len(remaining) > 1:
-        sys.exit(f"error: unknown arguments {remaining[1:]}; flags start with --")
+    surplus, missing = remaining[1 + len(positional) :], positional[len(remaining) - 1 :]
+    if surplus:
+        sys.exit(f"error: unknown arguments {surplus}; flags start with --")
+    if missing:
+        sys.exit(f"error: {' and '.join(missing)} must be given, without --")
     return remaining
 
 

@@ -3,8 +3,10 @@
     python -m launch.eval_likelihood --workdir=runs/digits --split=test
 
 Writes <workdir>/likelihood_<split>.json (the mean, its interval, bits against the position in the
-clip) and <workdir>/likelihood_<split>.csv (every clip). Clips are read in chunks of the training
-length, so that longer ones, with --length=60s, take no more memory on the devices.
+clip) and <workdir>/likelihood_<split>.csv (every clip). With another checkpoint, weights, length or
+data set than the run's own, the names say so: likelihood_test_raw_step400_60s.json. Clips are read
+in chunks of the training length, so that longer ones, with --length=60s, take no more memory on the
+devices.
 """
 
 from __future__ import annotations
@@ -72,7 +74,12 @@ def main(argv):
     from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches
     from poolformer_jax.evals.likelihood import choose_chunk_length, make_likelihood_evaluator
-    from poolformer_jax.evals.likelihood_files import csv_path, json_path, write_likelihood
+    from poolformer_jax.evals.likelihood_files import (
+        csv_path,
+        json_path,
+        name_variant,
+        write_likelihood,
+    )
     from poolformer_jax.training import sharding
     from poolformer_jax.training.checkpoint import Weights
 
@@ -113,8 +120,12 @@ def main(argv):
         "chunk_length": chunk_length,
         "training_length": training_length,
     }
+    chosen = None if _STEP.value == "best" else step
+    variant = name_variant(trained.data, data, step=chosen, weights=weights)
     try:
-        result = write_likelihood(workdir, _SPLIT.value, source, likelihood, about=about)
+        result = write_likelihood(
+            workdir, _SPLIT.value, source, likelihood, variant=variant, about=about
+        )
     except FloatingPointError as error:
         sys.exit(f"error: step {step}: {error}")
     interval = result["confidence_interval"]
@@ -122,8 +133,8 @@ def main(argv):
     print(
         f"{result['bits_per_sample']:.4f} bits per sample{spread} on {_SPLIT.value}: all "
         f"{result['num_clips']:,} clips, {result['num_samples']:,} samples, {weights} weights of "
-        f"step {step}; written to {json_path(workdir, _SPLIT.value)}, clip by clip to "
-        f"{csv_path(workdir, _SPLIT.value)}"
+        f"step {step}; written to {json_path(workdir, _SPLIT.value, variant)}, clip by clip to "
+        f"{csv_path(workdir, _SPLIT.value, variant)}"
     )
 
 

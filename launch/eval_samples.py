@@ -17,6 +17,7 @@ import pathlib
 import shlex
 import time
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -127,11 +128,13 @@ def main(argv):
             key=key,
             num_cells=_NUM_CELLS.value,
         )
-    scorer = score_samples.Scorer(reference=reference, resamples=_BOOTSTRAP.value, seed=_SEED.value)
-    sets, warnings = score_samples.score_generated(samples, generated, scorer)
-    for clips in baselines:
-        sets.append(scorer.score(clips.name, clips.title, classify(clips)))
-    about = {
+    scorer = score_samples.Scorer(
+        reference=reference,
+        resamples=_BOOTSTRAP.value,
+        seed=_SEED.value,
+        on_progress=progress.show_resamples,
+    )
+    about: dict[str, Any] = {
         "samples": str(folder),
         "drawn_with": samples.settings,
         "reference": {
@@ -146,20 +149,27 @@ def main(argv):
             "folder": classifier_dir,
             "sha256": sha256,
             "kind": classifier.config.kind,
+            "mel_padding": classifier.config.mel_padding,
             "source": dict(classifier.source),
         },
         "seed": _SEED.value,
         "num_cells": _NUM_CELLS.value,
         "resamples": _BOOTSTRAP.value,
-        "clips_per_second": progress.clips_per_second,
         "versions": {
             "poolformer_jax": poolformer_jax.__version__,
             **{name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")},
         },
     }
-    path = score_samples.write_result(
-        out, sets, warnings, about=about, class_names=classifier.class_names
-    )
+    sets, odd = score_samples.score_generated(samples, generated, scorer)
+    # Again after each set: intervals may take minutes, and an interruption loses only the last.
+    for clips in (None, *baselines):
+        if clips is not None:
+            sets.append(scorer.score(clips.name, clips.title, classify(clips)))
+        warnings = [*score_samples.find_count_warnings(sets), *odd]
+        about["clips_per_second"] = progress.clips_per_second
+        path = score_samples.write_result(
+            out, sets, warnings, about=about, class_names=classifier.class_names
+        )
     print(metrics_table.text_table([metrics_table.score_row(scored) for scored in sets]))
     for warning in warnings:
         print(f"WARNING: {warning}")
@@ -234,10 +244,26 @@ class _Progress:
 
     def __init__(self):
         self._clips, self._seconds = 0, 0.0
+        self._resamples: Any = None
 
     @property
     def clips_per_second(self) -> float | None:
         return self._clips / self._seconds if self._clips else None
+
+    def show_resamples(self, title: str, done: int, total: int) -> None:
+        """Shows a bar for the intervals of a set, on a terminal only."""
+        import tqdm
+
+        if done == 0:
+            description = f"{title}: intervals"
+            # Its own default leaves bars in log files.
+            self._resamples = tqdm.tqdm(
+                total=total, unit=" resamples", desc=description, disable=None
+            )
+            return
+        self._resamples.update()
+        if done == total:
+            self._resamples.close()
 
     def show(self, classify: Callable) -> Callable:
         """Lets (clips, on_progress) -> result show a bar."""

@@ -1,9 +1,10 @@
 """Brings the published SC09 classifier, a PyTorch checkpoint, into this project's form.
 
-    python -m launch.import_classifier --source=resnext.pth --workdir=runs/sc09_classifier
+    python -m launch.import_classifier resnext.pth --workdir=runs/sc09_classifier
 
-A checkpoint is a pickle; it is read without PyTorch and without running anything that it says.
-Writes <workdir>/classifier.json and <workdir>/classifier.npz.
+The file is ResNeXt-29 8x64d, or its state dict, as torch.save wrote it. That is a pickle; it
+is read without PyTorch and without running anything that it says. Writes <workdir>/classifier.json
+and <workdir>/classifier.npz.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ from absl import flags
 
 from launch import command_line
 
-_SOURCE = flags.DEFINE_string(
-    "source", None, "ResNeXt-29 8x64d, or its state dict, that torch.save wrote.", required=True
-)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the classifier.", required=True)
 _CLASS_NAMES = flags.DEFINE_list(
     "class_names", None, "Names of the logits, in order; zero to nine if not given."
@@ -33,8 +31,7 @@ _MEL_PADDING = flags.DEFINE_enum(
 
 def main(argv):
     """Reads, checks, writes."""
-    del argv
-    source, workdir = pathlib.Path(_SOURCE.value), pathlib.Path(_WORKDIR.value)
+    source, workdir = pathlib.Path(argv[1]), pathlib.Path(_WORKDIR.value)
 
     from poolformer_jax.data.builders.features import DIGIT_WORDS
     from poolformer_jax.models.classifier import ClassifierConfig, count_params
@@ -71,4 +68,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, positional=["the checkpoint's file"])

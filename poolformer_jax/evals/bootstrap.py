@@ -37,6 +37,7 @@ def bootstrap_interval(
     statistic: Statistic,
     n: int,
     *,
+    score: float | None = None,
     resamples: int = 200,
     seed: int = 0,
     confidence: float = 0.95,
@@ -59,6 +60,7 @@ def bootstrap_interval(
     Args:
       statistic: Score to evaluate.
       n: Clips.
+      score: Of all clips, if it is known; evaluated if None.
       resamples: Of the clips; the width has a relative standard error of (2 * resamples)^-1/2.
       seed: Of the resamples.
       confidence: Of the interval, 0 to 1.
@@ -75,7 +77,8 @@ def bootstrap_interval(
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence of {confidence} is not between 0 and 1")
     rng = np.random.default_rng(seed)
-    score = statistic(np.arange(n))
+    if score is None:
+        score = statistic(np.arange(n))
     scores = np.array([statistic(rng.integers(0, n, n)) for _ in range(resamples)])
     if not np.isfinite([score, *scores]).all():
         raise ValueError(f"the score is {score}, and not finite for every resample: no interval")

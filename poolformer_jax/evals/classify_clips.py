@@ -17,9 +17,15 @@ from jaxtyping import Float, Float32, Int
 
 from poolformer_jax.evals.clip_sets import ClipSet
 from poolformer_jax.evals.wav_folder import FolderReport
+from poolformer_jax.layers import batch_norm
 from poolformer_jax.models.classifier import ClassifierConfig, Stats, classify
 from poolformer_jax.models.classifier_files import SavedClassifier
 from poolformer_jax.ops import log_mel
+
+# Raise it when code changes what a classifier makes of a clip by more than rounding, and no setting
+# in `front_end_hash` shows it: in `ops/log_mel.py`, in `models/classifier.py` and its layers, or in
+# how clips are read here. Kept references are then computed again.
+FEATURE_VERSION = 1
 
 Place = Callable[[Float32[np.ndarray, "b t"]], Array]
 """Puts a batch on the devices."""
@@ -140,10 +146,13 @@ def classify_clips(
 
 
 def front_end_hash(config: ClassifierConfig) -> str:
-    """SHA-256 of all settings of the front end."""
+    """SHA-256 of what decides the features besides the classifier's architecture and arrays."""
     settings = {
         "clip_length": log_mel.CLIP_LENGTH,
+        "batch_norm_epsilon": batch_norm.EPSILON,
         "dynamic_range": log_mel.DYNAMIC_RANGE,
+        "feature_version": FEATURE_VERSION,
+        "filters": hashlib.sha256(log_mel.mel_filters().astype("<f4").tobytes()).hexdigest(),
         "frame_length": log_mel.FRAME_LENGTH,
         "hop": log_mel.HOP,
         "mel_padding": config.mel_padding,

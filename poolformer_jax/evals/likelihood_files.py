@@ -1,4 +1,9 @@
-"""The files of an evaluation: likelihood_<split>.json about the split, .csv about every clip."""
+"""The files of an evaluation: likelihood_<split>.json about the split, .csv about every clip.
+
+These names belong to the evaluation that a report shows: of the best checkpoint's averaged weights,
+on the data that the run was configured with. Any other has in its names what it differs in, such as
+likelihood_test_raw_step400_60s.json.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from poolformer_jax.data.builders.prepare import Source
+from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
 from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood import Likelihood
 from poolformer_jax.evals.position_curve import position_curve
@@ -23,6 +29,7 @@ def write_likelihood(
     source: Source,
     likelihood: Likelihood,
     *,
+    variant: str = "",
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes both files; each is replaced in one go, so that an interruption leaves the old one.
@@ -32,6 +39,7 @@ def write_likelihood(
       split: Name of the split.
       source: The split, for the names of the clips, and of speech their label and speaker.
       likelihood: Of its clips.
+      variant: What sets the evaluation apart, see `name_variant`.
       about: What else the JSON file shall say, such as the checkpoint's step.
 
     Returns:
@@ -52,19 +60,50 @@ def write_likelihood(
         "curve": dataclasses.asdict(curve),
     }
     text = json.dumps(content, indent=2) + "\n"
-    _replace(csv_path(workdir, split), _clips_table(source, likelihood))
-    _replace(json_path(workdir, split), text)
+    _replace(csv_path(workdir, split, variant), _clips_table(source, likelihood))
+    _replace(json_path(workdir, split, variant), text)
     return json.loads(text)
 
 
-def json_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
+def name_variant(
+    own: DataConfig,
+    data: DataConfig,
+    *,
+    step: int | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+) -> str:
+    """What sets an evaluation apart from the one that a report shows, for the names of its files.
+
+    Args:
+      own: Data of the run.
+      data: What is evaluated; where it is kept does not matter.
+      step: Of the checkpoint, if it was chosen otherwise than by validation bits.
+      weights: Of the checkpoint.
+
+    Returns:
+      Parts that each begin with `_`, in a fixed order; empty if nothing differs.
+    """
+    parts = {
+        data.name: data.name != own.name,
+        "partial" if data.partial else "whole": data.partial != own.partial,
+        f"build{data.build_seed}": data.build_seed != own.build_seed,
+        data.codec: data.codec != own.codec,
+        "normalized" if data.normalize else "unnormalized": data.normalize != own.normalize,
+        weights: weights != "ema",
+        f"step{step}": step is not None,
+        f"{data.seq_len / SAMPLE_RATE:.12g}s": data.seq_len != own.seq_len,
+    }
+    return "".join(f"_{part}" for part, differs in parts.items() if differs)
+
+
+def json_path(workdir: pathlib.Path, split: str, variant: str = "") -> pathlib.Path:
     """Where the result on a split is."""
-    return workdir / f"likelihood_{split}.json"
+    return workdir / f"likelihood_{split}{variant}.json"
 
 
-def csv_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
+def csv_path(workdir: pathlib.Path, split: str, variant: str = "") -> pathlib.Path:
     """Where its clips are."""
-    return workdir / f"likelihood_{split}.csv"
+    return workdir / f"likelihood_{split}{variant}.csv"
 
 
 def _check_finite(source: Source, likelihood: Likelihood) -> None:

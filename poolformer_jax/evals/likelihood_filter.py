@@ -26,7 +26,8 @@ def likelihood_quantile_filter(
         is sorted by likelihood, the clips' positions do as well.
       low: Quantile of the half below which clips are too noisy.
       high: Quantile of the half from which clips are too plain.
-      seed: Of the split. The published one depends on what was drawn before and can't be named.
+      seed: Of the split. The published split was drawn after the random numbers of the metrics, in
+        the same stream, so this one, of the same size, is another draw.
 
     Returns:
       Indices into `log_likelihoods`, in ascending order of likelihood.

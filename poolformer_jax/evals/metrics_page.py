@@ -21,7 +21,11 @@ from poolformer_jax.evals.metrics_table import (
     published_row,
     score_row,
 )
-from poolformer_jax.evals.published_scores import PUBLISHED_SC09, PUBLISHED_SOURCES
+from poolformer_jax.evals.published_scores import (
+    PUBLISHED_NUM_CLIPS,
+    PUBLISHED_SC09,
+    PUBLISHED_SOURCES,
+)
 from poolformer_jax.evals.reference import ReferenceStatistics
 from poolformer_jax.evals.report_plots import plot_classes, plot_confusion
 from poolformer_jax.evals.run_files import Clip
@@ -61,8 +65,9 @@ class MetricsPage:
         return (
             (reference["data"], reference["partial"], reference["split"])
             == ("sc09", False, "train")
-            and classifier["kind"] == "resnext29_8x64d"
+            and (classifier["kind"], classifier["mel_padding"]) == ("resnext29_8x64d", "reflect")
             and "imported_from" in classifier["source"]
+            and self.sets[0].metrics.num_samples == PUBLISHED_NUM_CLIPS
         )
 
 
@@ -136,11 +141,13 @@ def _published(apply: bool) -> str:
     table = page.table(rows, header=PUBLISHED_HEADER, numeric=True)
     if apply:
         return table + page.caption(
-            f"{PUBLISHED_SOURCES} They are of 10,240 generated clips: compare equal numbers."
+            f"{PUBLISHED_SOURCES} They are of {PUBLISHED_NUM_CLIPS:,} generated clips, as many as "
+            "above."
         )
     return page.muted(table) + page.caption(
-        "For orientation only, and no comparison: the scores above are of another data set or "
-        f"another classifier. {PUBLISHED_SOURCES}"
+        "For orientation only, and no comparison: the scores above are of another data set, "
+        "another classifier or its other spectrograms, or not of "
+        f"{PUBLISHED_NUM_CLIPS:,} generated clips. {PUBLISHED_SOURCES}"
     )
 
 

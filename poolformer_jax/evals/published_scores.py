@@ -62,6 +62,9 @@ PUBLISHED_SC09 = (
 """By FID. Poolformer: Gallo Fernandez 2025, arXiv:2510.02206, the baseline; the others as in Gu &
 Dao 2023, arXiv:2312.00752, table 4."""
 
+PUBLISHED_NUM_CLIPS = 10_240
+"""Generated clips, before any are filtered."""
+
 PUBLISHED_SOURCES = (
     "Poolformer: arXiv:2510.02206; all others as in arXiv:2312.00752, table 4. All are of SC09, "
     "with the classifier published with SaShiMi (arXiv:2202.09729) and its training clips as the "

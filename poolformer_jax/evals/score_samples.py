@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -53,11 +54,13 @@ class Scorer:
       reference: What they are compared with.
       resamples: For the intervals, of every score; none are computed if 0.
       seed: Of the resamples.
+      on_progress: Called with the title of a set, the resamples done and their total.
     """
 
     reference: ReferenceStatistics
     resamples: int = 50
     seed: int = 0
+    on_progress: Callable[[str, int, int], None] = lambda title, done, total: None
 
     def score(self, name: str, title: str, clips: ClassifiedClips) -> ScoredSet:
         """Computes all scores of classified clips; errors are those of `sample_metrics`."""
@@ -68,6 +71,7 @@ class Scorer:
             resamples=self.resamples,
             frechet_resamples=self.resamples,
             seed=self.seed,
+            on_progress=functools.partial(self.on_progress, title),
         )
         return ScoredSet(name=name, title=title, metrics=metrics, clips=clips)
 
@@ -136,7 +140,7 @@ def score_generated(
     """Scores generated clips, and those of middling likelihood if it is known.
 
     Returns:
-      (one or two sets, warnings).
+      (one or two sets, warnings; those of `find_count_warnings`, of all sets, not among them).
     """
     generated = scorer.score(samples.clips.name, samples.clips.title, classified)
     sets, warnings = [generated], find_warnings(generated)
@@ -167,16 +171,28 @@ def check_classes(known: Sequence[str], wanted: Sequence[str], data: str) -> Non
         )
 
 
+def find_count_warnings(sets: Sequence[ScoredSet]) -> list[str]:
+    """What a reader has to know about the numbers of clips of all sets, also of real ones."""
+    found = [
+        f"FID is biased: {scored.title} has {scored.metrics.num_samples:,} clips, fewer than "
+        f"{MIN_FRECHET_SAMPLES:,}. It is too large, the more so the fewer clips there are; "
+        "compare it with an equal number of clips only, and not with published values"
+        for scored in sets
+        if scored.metrics.fid_is_biased
+    ]
+    if len({scored.metrics.num_samples for scored in sets}) > 1:
+        counts = "; ".join(f"{scored.title}: {scored.metrics.num_samples:,}" for scored in sets)
+        found.append(
+            f"the sets differ in number of clips ({counts}): FID falls with it, and NDB rises, so "
+            "that NDB looks better the fewer clips there are; compare equal numbers only"
+        )
+    return found
+
+
 def find_warnings(scored: ScoredSet) -> list[str]:
-    """What a reader of the scores of generated clips has to know."""
+    """What a reader has to know about generated clips that are not as they should be."""
     report, count = scored.clips.report, len(scored.clips.names)
     found = []
-    if scored.metrics.fid_is_biased:
-        found.append(
-            f"FID is biased: {scored.title} has {count:,} clips, fewer than "
-            f"{MIN_FRECHET_SAMPLES:,}. It is too large, the more so the fewer clips there are; "
-            "compare it with an equal number of clips only, and not with published values"
-        )
     for names, fault in (
         (report.silent, "silent (all samples are equal)"),
         (report.non_finite, "holding NaN or infinity, which was read as 0"),
@@ -187,6 +203,11 @@ def find_warnings(scored: ScoredSet) -> list[str]:
                 f"{len(names):,} of {count:,} {scored.title} clips are scored although {fault}: "
                 f"{shown}"
             )
+    if report.padded:
+        found.append(
+            f"{report.padded:,} of {count:,} {scored.title} clips are shorter than a second and "
+            "were filled up with silence"
+        )
     if report.truncated:
         found.append(
             f"{report.truncated:,} of {count:,} {scored.title} clips are longer than a second: "

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -85,11 +84,17 @@ def load_classifier(folder: Folder) -> SavedClassifier:
       The classifier, its arrays in NumPy.
 
     Raises:
-      ValueError: If there is none, if a file is damaged or of another classifier, or if an array
-        is missing, surplus, of another shape or not float32.
+      ValueError: If there is none, if a file is damaged, of another classifier or another version,
+        or if an array is missing, surplus, of another shape or not float32.
     """
     description, arrays = _read(folder)
-    config = ClassifierConfig(**description["config"])
+    try:
+        config = ClassifierConfig(**description["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{pathlib.Path(folder) / DESCRIPTION} is of another version: {error}; train or import "
+            "the classifier again"
+        ) from error
     shapes = jax.eval_shape(lambda key: init_classifier(config, key), jax.random.key(0))
     try:
         with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
@@ -152,16 +157,16 @@ def _read(folder: Folder) -> tuple[dict[str, Any], bytes]:
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    # By name, and not as a temporary file, which only its owner may read.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _named_leaves(params: Any, stats: Stats) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import io
+import math
 import os
 import pathlib
 import pickle
@@ -47,7 +48,8 @@ def read_torch_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         in either format.
 
     Returns:
-      Arrays in the types of the file under dotted names, such as `module.bn_1.running_mean`.
+      Arrays in the types of the file under dotted names, such as `module.bn_1.running_mean`; those
+      of a module that is part of several under the first name only.
 
     Raises:
       ValueError: If the file is damaged, holds something else, or names or calls anything but
@@ -205,18 +207,34 @@ def _read_legacy(file: io.BufferedReader) -> _Contents:
     return loaded, storages, byte_order
 
 
-def _named_tensors(loaded: Any, prefix: str = "") -> Iterator[tuple[str, _Tensor]]:
+def _named_tensors(loaded: Any) -> Iterator[tuple[str, _Tensor]]:
     """Yields the tensors of a state dict, or of a module and the modules inside it."""
     if isinstance(loaded, _Placeholder):
-        for kind in ("_parameters", "_buffers"):
-            yield from _named_tensors(loaded.state[kind], prefix)
-        for name, module in loaded.state["_modules"].items():
-            if module is not None:
-                yield from _named_tensors(module, f"{prefix}{name}.")
+        yield from _module_tensors(loaded, "", set())
     elif isinstance(loaded, dict):
         for name, tensor in loaded.items():
-            if isinstance(tensor, _Tensor):
+            if not isinstance(tensor, _Tensor):
+                raise ValueError(
+                    f"{name!r} is no tensor, but of type {type(tensor).__name__}; save a module or "
+                    "its state_dict()"
+                )
+            yield str(name), tensor
+
+
+def _module_tensors(
+    module: _Placeholder, prefix: str, seen: set[int]
+) -> Iterator[tuple[str, _Tensor]]:
+    # Modules that share modules that share modules have exponentially many names.
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in module.state[kind].items():
+            if isinstance(tensor, _Tensor):  # An absent bias is None.
                 yield f"{prefix}{name}", tensor
+    for name, part in module.state["_modules"].items():
+        if part is not None:
+            yield from _module_tensors(part, f"{prefix}{name}.", seen)
 
 
 def _to_array(tensor: _Tensor, storages: Mapping[str, bytes], byte_order: _ByteOrder) -> np.ndarray:
@@ -230,6 +248,9 @@ def _to_array(tensor: _Tensor, storages: Mapping[str, bytes], byte_order: _ByteO
     # Strides are the file's word: beyond the storage they would read other memory.
     if 0 not in tensor.shape and last >= flat.size:
         raise ValueError(f"a tensor ends at item {last} of a storage of {flat.size}")
+    # Strides of 0 would make terabytes of a few bytes.
+    if math.prod(tensor.shape) > flat.size:
+        raise ValueError(f"a tensor of shape {tensor.shape} in a storage of {flat.size}")
     strides = [stride * flat.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
     return view.astype(dtype)

@@ -26,6 +26,19 @@ def test_interval_depends_on_the_seed_alone():
     assert a == b != other
 
 
+def test_known_score_is_not_evaluated_again():
+    x, calls = np.random.default_rng(1).standard_normal(50), []
+
+    def mean(i):
+        calls.append(i)
+        return float(x[i].mean())
+
+    known = bootstrap_interval(mean, 50, score=float(x.mean()), resamples=20)
+    assert len(calls) == 20
+    assert known == bootstrap_interval(mean, 50, resamples=20)
+    assert len(calls) == 20 + 21
+
+
 def test_more_confidence_is_a_wider_interval():
     x = np.random.default_rng(2).standard_normal(50)
     narrow, wide = (

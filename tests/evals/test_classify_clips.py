@@ -9,7 +9,7 @@ from poolformer_jax.evals.classify_clips import ClassifiedClips, classify_clips,
 from poolformer_jax.evals.clip_sets import noise_set, real_set
 from poolformer_jax.evals.wav_folder import FolderReport
 from poolformer_jax.models.classifier import ClassifierConfig, classify
-from poolformer_jax.ops.log_mel import log_mel
+from poolformer_jax.ops.log_mel import log_mel, mel_filters
 from tests.evals.recordings import tones
 from tests.models.random_classifier import saved_classifier
 
@@ -83,3 +83,20 @@ def test_front_ends_differ_by_their_padding():
     other = dataclasses.replace(config, mel_padding="constant")
     assert front_end_hash(config) == front_end_hash(dataclasses.replace(config, num_classes=3))
     assert front_end_hash(config) != front_end_hash(other)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("layers.batch_norm.EPSILON", 1e-3),
+        ("ops.log_mel.HOP", 256),
+        ("ops.log_mel.mel_filters", lambda: 2 * mel_filters()),
+        ("evals.classify_clips.FEATURE_VERSION", 0),
+    ],
+)
+def test_front_ends_differ_by_what_decides_features(monkeypatch, place, value):
+    config = ClassifierConfig(kind="small")
+    before = front_end_hash(config)
+    assert front_end_hash(config) == before
+    monkeypatch.setattr(f"poolformer_jax.{place}", value)
+    assert front_end_hash(config) != before

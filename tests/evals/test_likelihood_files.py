@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from poolformer_jax.data.config import DataConfig
 from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood import Likelihood
-from poolformer_jax.evals.likelihood_files import write_likelihood
+from poolformer_jax.evals.likelihood_files import name_variant, write_likelihood
 
 SPEECH = [
     {"name": f"{i}, clip.wav".encode(), "label": i, "speaker": b"Zo\xc3\xab"} for i in range(3)
@@ -48,6 +49,36 @@ def test_files_say_what_was_measured(tmp_path):
         "likelihood_test.csv",
         "likelihood_test.json",
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "checkpoint", "variant"),
+    [
+        ({}, {}, ""),
+        ({"data_dir": "/elsewhere", "seed": 3, "train_len": 800}, {}, ""),
+        ({"seq_len": 960_000}, {"step": 400, "weights": "raw"}, "_raw_step400_60s"),
+        ({"seq_len": 16_001}, {}, "_1.0000625s"),
+        ({"name": "digits_tiny", "build_seed": 2}, {}, "_digits_tiny_build2"),
+        (
+            {"partial": True, "codec": "linear", "normalize": False},
+            {},
+            "_partial_linear_unnormalized",
+        ),
+    ],
+)
+def test_names_say_what_differs_from_the_runs_own_evaluation(changes, checkpoint, variant):
+    own = DataConfig(name="sc09")
+    assert name_variant(own, dataclasses.replace(own, **changes), **checkpoint) == variant
+
+
+def test_another_evaluation_leaves_the_runs_own(tmp_path):
+    write_likelihood(tmp_path, "test", SPEECH, LIKELIHOOD, about={"step": 7})
+    own = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write_likelihood(tmp_path, "test", SPEECH, LIKELIHOOD, variant="_raw", about={"step": 8})
+    for name, content in own.items():
+        assert (tmp_path / name).read_bytes() == content
+    assert json.loads((tmp_path / "likelihood_test_raw.json").read_text())["step"] == 8
+    assert len(read_table(tmp_path / "likelihood_test_raw.csv")) == 3
 
 
 def test_music_has_neither_label_nor_speaker(tmp_path):

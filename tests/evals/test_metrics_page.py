@@ -14,7 +14,7 @@ from poolformer_jax.evals.generated_clips import open_generated
 from poolformer_jax.evals.metrics_page import MetricsPage, choose_clips, write_metrics_page
 from poolformer_jax.evals.metrics_table import score_row
 from poolformer_jax.evals.reference import ReferenceStatistics
-from poolformer_jax.evals.score_samples import Scorer, score_generated
+from poolformer_jax.evals.score_samples import Scorer, find_count_warnings, score_generated
 from tests.evals.recordings import draw, tones
 from tests.models.random_classifier import saved_classifier
 
@@ -22,11 +22,15 @@ CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 ABOUT = {
     "samples": "runs/x",
     "reference": {"data": "digits", "split": "train", "partial": False, "key": "abcdef"},
-    "classifier": {"kind": "small", "source": {"trained_on": "digits"}},
+    "classifier": {"kind": "small", "mel_padding": "reflect", "source": {"trained_on": "digits"}},
 }
 SC09 = ABOUT | {
     "reference": ABOUT["reference"] | {"data": "sc09"},
-    "classifier": {"kind": "resnext29_8x64d", "source": {"imported_from": "resnext.pth"}},
+    "classifier": {
+        "kind": "resnext29_8x64d",
+        "mel_padding": "reflect",
+        "source": {"imported_from": "resnext.pth"},
+    },
 }
 
 
@@ -49,7 +53,7 @@ def content(tmp_path_factory):
     return MetricsPage(
         samples=samples,
         sets=sets,
-        warnings=[*warnings, "mind the <gap>"],
+        warnings=[*find_count_warnings(sets), *warnings, "mind the <gap>"],
         reference=reference,
         class_names=CLASSES,
         about=ABOUT,
@@ -100,11 +104,22 @@ def test_page_refers_to_nothing_outside_itself(page):
 def test_published_scores_stand_beside_only_what_they_compare_with(content, page, tmp_path):
     assert "no comparison" in page and "<div class='muted'>" in page
     assert not content.is_published_protocol
-    assert dataclasses.replace(content, about=SC09).is_published_protocol
+    assert not dataclasses.replace(content, about=SC09).is_published_protocol  # Four clips.
+    generated, *others = content.sets
+    metrics = dataclasses.replace(generated.metrics, num_samples=10_240)
+    content = dataclasses.replace(
+        content, sets=[dataclasses.replace(generated, metrics=metrics), *others]
+    )
+    assert not content.is_published_protocol
+    comparable = dataclasses.replace(content, about=SC09)
+    assert comparable.is_published_protocol
+    text = write_metrics_page(tmp_path, comparable).read_text(encoding="utf-8")
+    assert "<div class='muted'>" not in text and "of 10,240 generated clips, as many" in text
     for section, change in (
         ("reference", {"split": "test"}),
         ("reference", {"partial": True}),
         ("classifier", {"source": {"trained_on": "sc09"}}),
+        ("classifier", {"mel_padding": "constant"}),
     ):
         about = SC09 | {section: SC09[section] | change}
         assert not dataclasses.replace(content, about=about).is_published_protocol
@@ -126,7 +141,7 @@ def test_clips_of_any_format_are_ordered_by_the_classifiers_certainty(content, t
     assert found == ["abc"[i] for i in order]
     assert text.index("The surest") < text.index("The least sure")
     assert "drawn without labels" in text
-    assert "<div class='muted'>" not in text and "of 10,240 generated clips" in text
+    assert "<div class='muted'>" in text  # Three clips, where the published scores are of 10,240.
 
 
 def test_groups_hold_the_extremes_and_the_middle():

@@ -108,6 +108,13 @@ def test_the_seed_decides_the_intervals_and_nothing_else(reference):
     assert a.fid.value == other.fid.value and a.fid.interval != other.fid.interval
 
 
+def test_progress_counts_the_resamples_of_all_scores(reference):
+    clips, calls = make_clips(7, 100), []
+    arguments = {"resamples": 3, "on_progress": lambda *counts: calls.append(counts)}
+    sample_metrics(reference, *clips, frechet_resamples=2, **arguments)
+    assert calls == [(done, 2 + 5 * 3) for done in range(2 + 5 * 3 + 1)]
+
+
 def test_bad_clips_are_refused(reference):
     features, log_probs = make_clips(6, 20)
     with pytest.raises(ValueError, match="5 features can't be compared with a reference of 6"):

@@ -17,6 +17,7 @@ from poolformer_jax.evals.score_samples import (
     cached_reference,
     check_classes,
     data_hash,
+    find_count_warnings,
     find_warnings,
     score_generated,
     write_result,
@@ -144,7 +145,7 @@ def test_without_enough_likelihoods_no_filtered_row(scorer, options, warning):
     clips = real_set(tones(4), "test")
     sets, warnings = score_generated(generated(clips, **options), classify(clips), scorer)
     assert len(sets) == 1
-    assert len(warnings) == (1 if warning is None else 2)  # Few clips, in any case.
+    assert len(warnings) == (1 if warning is None else 2)  # They are short, in any case.
     assert warning is None or warning in warnings[1]
 
 
@@ -155,17 +156,31 @@ def test_warnings_count_and_name_what_is_odd(scorer):
         silent=("a.wav", "b.wav", "c.wav", "d.wav"),
         non_finite=("e.wav",),
         resampled=2,
+        padded=5,
         truncated=3,
     )
     odd = dataclasses.replace(scored, clips=dataclasses.replace(scored.clips, report=report))
-    bias, silent, broken, long, converted = find_warnings(odd)
-    assert "FID is biased" in bias and "6 clips, fewer than 2,048" in bias
+    silent, broken, short, long, converted = find_warnings(odd)
     assert silent.startswith("4 of 6") and silent.endswith("a.wav, b.wav, c.wav, ...")
     assert broken.startswith("1 of 6") and broken.endswith("e.wav")
+    assert short.startswith("5 of 6") and "shorter than a second" in short
     assert long.startswith("3 of 6") and "first second" in long
     assert converted.startswith("2 of 6")
-    enough = dataclasses.replace(scored.metrics, num_samples=2_048, fid_is_biased=False)
-    assert find_warnings(dataclasses.replace(scored, metrics=enough)) == []
+    as_they_should_be = dataclasses.replace(scored.clips, report=FolderReport(num_clips=6))
+    assert find_warnings(dataclasses.replace(scored, clips=as_they_should_be)) == []
+
+
+def test_each_set_of_few_clips_and_unequal_numbers_are_named(scorer):
+    few = score(scorer, tones(6))
+    metrics = dataclasses.replace(few.metrics, num_samples=2_048, fid_is_biased=False)
+    enough = dataclasses.replace(few, title="enough", metrics=metrics)
+    other = dataclasses.replace(few, title="other")
+    first, second, unequal = find_count_warnings([few, enough, other])
+    assert first.startswith("FID is biased: set has 6 clips, fewer than 2,048")
+    assert second.startswith("FID is biased: other has 6 clips, fewer than 2,048")
+    assert "(set: 6; enough: 2,048; other: 6)" in unequal and "NDB looks better" in unequal
+    assert len(find_count_warnings([few, other])) == 2
+    assert find_count_warnings([enough, enough]) == []
 
 
 def test_classes_must_be_the_data_sets():

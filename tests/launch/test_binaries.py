@@ -156,14 +156,14 @@ def test_divergence_is_one_clear_error(tmp_path, tiny_config):
     assert "Traceback" not in err
 
 
-def evaluate(workdir, *arguments):
+def evaluate(workdir, *arguments, variant="_step60"):
     """What the files of an evaluation of the validation split say."""
     code, out, err = finish(
         start("eval_likelihood", f"--workdir={workdir}", "--split=validation", *arguments)
     )
     assert code == 0, err
-    result = json.loads((workdir / "likelihood_validation.json").read_text())
-    with open(workdir / "likelihood_validation.csv", newline="") as file:
+    result = json.loads((workdir / f"likelihood_validation{variant}.json").read_text())
+    with open(workdir / f"likelihood_validation{variant}.csv", newline="") as file:
         clips = list(csv.DictReader(file))
     assert f"{result['bits_per_sample']:.4f} bits per sample" in out
     return result, clips
@@ -197,14 +197,16 @@ def test_evaluation_counts_every_sample_once(finished, tiny_config):
 @pytest.mark.slow
 def test_any_step_and_weights_and_configuration_can_be_evaluated(finished):
     steps = sorted(int(path.name) for path in (finished[0] / "checkpoints").iterdir())
-    average, _ = evaluate(finished[0], f"--step={steps[0]}")
-    raw, _ = evaluate(finished[0], f"--step={steps[0]}", "--weights=raw")
+    step = f"--step={steps[0]}"
+    average, _ = evaluate(finished[0], step, variant=f"_step{steps[0]}")
+    raw, _ = evaluate(finished[0], step, "--weights=raw", variant=f"_raw_step{steps[0]}")
     assert (average["step"], average["weights"]) == (steps[0], "ema")
     assert (raw["step"], raw["weights"]) == (steps[0], "raw")
     assert raw["bits_per_sample"] != average["bits_per_sample"]
     flags = [*TINY, "--config.data.seq_len=16000", "--config.model.scan=associative"]
     data_dir = json.loads((finished[0] / "config.json").read_text())["data"]["data_dir"]
-    longer, clips = evaluate(finished[0], *flags, f"--data_dir={data_dir}", f"--step={steps[0]}")
+    flags += [f"--data_dir={data_dir}", step]
+    longer, clips = evaluate(finished[0], *flags, variant=f"_step{steps[0]}_1s")
     assert longer["length"] == 16_000 and longer["chunk_length"] == 320
     assert longer["num_samples"] > 20 * 640
     assert longer["curve"]["edges"][-1] == max(int(clip["num_samples"]) for clip in clips)
@@ -225,8 +227,8 @@ def test_two_processes_evaluate_like_one(finished):
     outputs = [finish(process) for process in pod]
     assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
     assert ["bits per sample" in out for _, out, _ in outputs] == [True, False]
-    together = json.loads((finished[0] / "likelihood_validation.json").read_text())
-    with open(finished[0] / "likelihood_validation.csv", newline="") as file:
+    together = json.loads((finished[0] / "likelihood_validation_step60.json").read_text())
+    with open(finished[0] / "likelihood_validation_step60.csv", newline="") as file:
         shared = list(csv.DictReader(file))
     assert [clip["name"] for clip in shared] == [clip["name"] for clip in clips]
     for mine, theirs in zip(shared, clips, strict=True):

@@ -73,6 +73,8 @@ def test_run_is_scored_beside_real_clips(scored, workdir):
     assert re.search(r"^generated +8 .*±", out, re.MULTILINE)
     assert re.search(r"^real, test +20 ", out, re.MULTILINE)
     assert "WARNING: FID is biased: generated has 8 clips, fewer than 2,048" in out
+    assert "WARNING: FID is biased: generated, filtered 0.40–0.95 has 2 clips" in out
+    assert "WARNING: the sets differ in number of clips (generated: 8; " in out
     assert "80 clips of digits_tiny:train" in out
     assert (workdir / "samples" / "metrics" / "index.html").read_text().count("<audio") == 6
 

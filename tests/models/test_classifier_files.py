@@ -123,6 +123,26 @@ def test_arrays_of_another_architecture_are_listed(classifier, tmp_path):
         load_classifier(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"dropout": 0.1}, {"num_classes": 1}])
+def test_configuration_of_another_version_is_an_error(classifier, tmp_path, change):
+    save_classifier(tmp_path, classifier)
+    path = tmp_path / "classifier.json"
+    description = json.loads(path.read_text())
+    description["config"] |= change
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"classifier\.json is of another version: .*; train or"):
+        load_classifier(tmp_path)
+
+
+def test_others_may_read_the_files(classifier, tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_classifier(tmp_path, classifier)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

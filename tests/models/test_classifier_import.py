@@ -73,7 +73,7 @@ def test_every_tensor_is_needed_but_the_counters():
 @pytest.mark.slow
 def test_binary_imports_a_checkpoint(tensors, tmp_path):
     write_state_dict(tmp_path / "resnext.pth", tensors)
-    flags = [f"--source={tmp_path / 'resnext.pth'}", f"--workdir={tmp_path / 'classifier'}"]
+    flags = [str(tmp_path / "resnext.pth"), f"--workdir={tmp_path / 'classifier'}"]
     code, out, err = finish(start("import_classifier", *flags, "--mel_padding=constant"))
     assert code == 0, err
     assert "resnext29_8x64d, 34,425,546 parameters, classes zero, one, two," in out
@@ -89,11 +89,24 @@ def test_binary_imports_a_checkpoint(tensors, tmp_path):
 
 def test_binary_ends_in_one_line_for_another_file(tmp_path):
     shutil.copy(pathlib.Path(__file__).parent / "torch_zip.pth", tmp_path)
-    flags = [f"--source={tmp_path / 'torch_zip.pth'}", f"--workdir={tmp_path / 'classifier'}"]
+    flags = [str(tmp_path / "torch_zip.pth"), f"--workdir={tmp_path / 'classifier'}"]
     code, _, err = finish(start("import_classifier", *flags))
     assert code == 1
     assert re.fullmatch(r"error: .* ResNeXt-29 8x64d; missing: .*; unknown: 0.bias, .*\n", err)
     assert not (tmp_path / "classifier").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "the checkpoint's file must be given, without --"),
+        (["a.pth", "b.pth"], r"unknown arguments \['b.pth'\]; flags start with --"),
+    ],
+)
+def test_binary_takes_one_file(tmp_path, files, message):
+    code, _, err = finish(start("import_classifier", *files, f"--workdir={tmp_path}"))
+    assert code == 1
+    assert re.fullmatch(f"error: {message}\n", err)
 
 
 @pytest.mark.slow
@@ -106,7 +119,7 @@ def test_binary_refuses_harmful_and_missing_files_and_keeps_what_is_there(tmp_pa
         ("none.pth", "new", r".*No such file.*none.pth'"),
         ("evil.pth", "full", r".*full holds a classifier already; name another --workdir"),
     ):
-        flags = [f"--source={tmp_path / source}", f"--workdir={tmp_path / workdir}"]
+        flags = [str(tmp_path / source), f"--workdir={tmp_path / workdir}"]
         code, _, err = finish(start("import_classifier", *flags))
         assert code == 1
         assert re.fullmatch(f"error: {message}\n", err)

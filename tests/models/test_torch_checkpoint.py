@@ -17,6 +17,7 @@ from tests.models.torch_files import call, fragment, name, state_dict, tensor, w
 
 FOLDER = pathlib.Path(__file__).parent
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
+EMPTY = state_dict({})
 
 
 class Reduced:
@@ -113,6 +114,7 @@ def test_calls_other_than_of_tensors_are_refused(tmp_path, opcodes, refusal):
         ({"strides": (1 << 62, 1)}, "a tensor ends at item 46"),
         ({"strides": (1,)}, r"shape \(2, 3\), strides \(1,\)"),
         ({"strides": (3, 1.0)}, r"strides \(3, 1.0\)"),
+        ({"shape": (4, 3), "strides": (0, 1)}, r"a tensor of shape \(4, 3\) in a storage of 6"),
         ({"kind": "DoubleStorage"}, "a tensor ends at item 5 of a storage of 3"),
     ],
 )
@@ -120,6 +122,24 @@ def test_tensors_stay_inside_their_storage(tmp_path, options, fault):
     write_zip(tmp_path / "x.pth", state_dict({"x": tensor("0", ARRAY, **options)}), {"0": ARRAY})
     with pytest.raises(ValueError, match=fault):
         read_torch_tensors(tmp_path / "x.pth")
+
+
+def test_shared_modules_are_read_once(tmp_path):
+    """Forty modules, each twice inside the next: the innermost has 2^40 names."""
+
+    def module(parameters, parts):
+        parts = {"_parameters": state_dict(parameters), "_buffers": state_dict({}), **parts}
+        new = name("models", "Net") + pickle.EMPTY_TUPLE + pickle.NEWOBJ
+        return new + state_dict(parts) + pickle.BUILD
+
+    opcodes = module({"weight": tensor("0", ARRAY), "bias": fragment(None)}, {"_modules": EMPTY})
+    for _ in range(40):
+        twice = state_dict({"a": opcodes + pickle.BINPUT + b"\x07", "b": pickle.BINGET + b"\x07"})
+        opcodes = module({}, {"_modules": twice})
+    write_zip(tmp_path / "x.pth", opcodes, {"0": ARRAY})
+    tensors = read_torch_tensors(tmp_path / "x.pth")
+    assert list(tensors) == ["a." * 40 + "weight"]
+    np.testing.assert_array_equal(tensors["a." * 40 + "weight"], ARRAY)
 
 
 def test_state_set_on_a_tensor_cannot_move_it(tmp_path):
@@ -154,9 +174,14 @@ def test_flipped_bytes_never_end_in_another_error(tmp_path):
 
 
 def test_files_of_something_else_are_named(tmp_path):
-    write_zip(tmp_path / "x.pth", fragment({"epoch": 3}))
+    write_zip(tmp_path / "x.pth", fragment({}))
     with pytest.raises(ValueError, match="no tensor has a name; save a module or its state_dict"):
         read_torch_tensors(tmp_path / "x.pth")
+    for value, kind in ((3, "int"), ({}, "dict"), (None, "NoneType")):
+        entries = state_dict({"x": tensor("0", ARRAY), "epoch": fragment(value)})
+        write_zip(tmp_path / "x.pth", entries, {"0": ARRAY})
+        with pytest.raises(ValueError, match=f"'epoch' is no tensor, but of type {kind}; save a"):
+            read_torch_tensors(tmp_path / "x.pth")
     np.savez(tmp_path / "x.npz", a=ARRAY)
     with pytest.raises(ValueError, match=r"x.npz is damaged, or no file of torch.save \(.*a zip"):
         read_torch_tensors(tmp_path / "x.npz")

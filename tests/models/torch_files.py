@@ -21,7 +21,7 @@ def call(function, *arguments):
     return function + pickle.MARK + b"".join(arguments) + pickle.TUPLE + pickle.REDUCE
 
 
-def tensor(key, array, *, offset=0, strides=None, kind="FloatStorage"):
+def tensor(key, array, *, offset=0, shape=None, strides=None, kind="FloatStorage"):
     """Opcodes that push a tensor whose storage `key` has as many items as the array."""
     if strides is None:
         strides = tuple(stride // array.itemsize for stride in array.strides)
@@ -29,7 +29,7 @@ def tensor(key, array, *, offset=0, strides=None, kind="FloatStorage"):
     return call(
         name("torch._utils", "_rebuild_tensor_v2"),
         pickle.MARK + b"".join(storage) + pickle.TUPLE + pickle.BINPERSID,
-        *map(fragment, (offset, array.shape, strides, False)),
+        *map(fragment, (offset, shape or array.shape, strides, False)),
         call(name("collections", "OrderedDict")),
     )
 
