@@ -139,13 +139,14 @@ def main(argv):
         )
         known = np.array([clip in folder.rows for clip in range(_NUM_SAMPLES.value)])
         # The first process decides: a shared file system may show the others an older state.
-        known = multihost_utils.broadcast_one_to_all(known)
+        known = np.asarray(multihost_utils.broadcast_one_to_all(known), bool)
         if process == 0:
             folder.start()
             for index, pcm in enumerate(real):
                 write_wav(out / f"real_{index:05d}.wav", pcm, SAMPLE_RATE)
         multihost_utils.sync_global_devices("the folder is ready")
-        if sample_folder.find_conflict(out, settings) or not out.is_dir():
+        is_shared = (out / sample_folder.SETTINGS_FILE).is_file()
+        if not np.all(multihost_utils.process_allgather(np.array(is_shared))):
             raise OSError(f"--out={out} is not the same folder on all hosts; choose a shared one")
 
     (missing,) = np.nonzero(~known)

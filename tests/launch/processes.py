@@ -1,6 +1,7 @@
 """Starts binaries as a user does, and waits for them."""
 
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -25,7 +26,9 @@ def start(module, *arguments, **environment):
     )
 
 
-def start_pod(binary, count, *arguments):
+def start_pod(binary, count, *arguments, folders=None):
+    """Starts a binary on `count` hosts, each in a current folder of its own if these are given."""
+    root = pathlib.Path(__file__).parents[2]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,6 +39,8 @@ def start_pod(binary, count, *arguments):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folders[index] if folders else root,
+            env=os.environ | {"PYTHONPATH": str(root)},
         )
         for index in range(count)
     ]

@@ -159,6 +159,19 @@ def test_a_process_that_fails_does_not_leave_the_other_waiting(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_without_a_common_folder_all_stop(workdir, tmp_path):
+    # Each takes the relative path in a folder of its own, as on two hosts.
+    homes = [tmp_path / name for name in ("one", "other")]
+    for home in homes:
+        home.mkdir()
+    flags = [f"--workdir={workdir}", "--num_samples=2", "--length=160", "--out=clips"]
+    pod = start_pod("sample", 2, *flags, folders=homes)
+    outputs = [finish(process) for process in pod]
+    assert [code for code, _, _ in outputs] == [1, 1]
+    assert all("clips is not the same folder on all hosts" in err for _, _, err in outputs)
+
+
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(drawn, workdir, tmp_path):
     flags = ["--num_samples=5", "--batch_size=2", "--length=100ms", "--seed=3"]
     pod = start_pod("sample", 2, f"--workdir={workdir}", f"--out={tmp_path}", *flags)
