@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Key, Shaped
 
 from poolformer_jax.models.config import PoolformerConfig
@@ -138,11 +139,11 @@ class StreamingGenerator(Iterator[Block]):
         num_samples: int,
         *,
         length: int | None = None,
-        prompt: Shaped[np.ndarray, "..."] | None = None,
+        prompt: Shaped[ArrayLike, "..."] | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
-        labels: Shaped[np.ndarray, " _"] | None = None,
+        labels: Shaped[ArrayLike, " _"] | None = None,
         guidance: float = 1.0,
         clip_ids: Sequence[int] | None = None,
         block_samples: int = BLOCK_SAMPLES,
@@ -305,7 +306,7 @@ def _check_clip_ids(clip_ids: Sequence[int] | None, num_samples: int) -> list[in
 
 
 def _check_labels(
-    labels: np.ndarray | None, num_samples: int, config: PoolformerConfig, draw: Draw
+    labels: ArrayLike | None, num_samples: int, config: PoolformerConfig, draw: Draw
 ) -> np.ndarray:
     """Returns the label of each row: of a clip, or of a clip with its label and without."""
     none, guided = config.num_classes, draw.guidance != 1.0
@@ -326,7 +327,7 @@ def _check_labels(
 
 
 def _check_prompt(
-    prompt: np.ndarray | None, num_samples: int, length: int | None, num_codes: int
+    prompt: ArrayLike | None, num_samples: int, length: int | None, num_codes: int
 ) -> np.ndarray:
     if prompt is None:
         return np.zeros((num_samples, 0), np.int32)

@@ -33,7 +33,7 @@ def test_generation_is_exact(options):
 
 
 @pytest.mark.slow
-@settings(EXAMPLES, max_examples=12)
+@settings(EXAMPLES, max_examples=10)
 @given(options=random_options())
 def test_generation_is_exact_for_many_models(options):
     check_generation(PoolformerConfig(**options))
