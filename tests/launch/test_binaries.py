@@ -103,6 +103,7 @@ def test_killed_run_resumes_bit_for_bit(finished, tmp_path, tiny_config):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_resume(tmp_path, tiny_config):
     process = train(tmp_path, tiny_config)
     wait_for_step(process, 13)

@@ -72,6 +72,7 @@ def test_clips_table_and_page(drawn):
     assert (out / "index.html").read_text().count("<audio") == 5
 
 
+@pytest.mark.slow
 def test_clip_depends_neither_on_batch_size_nor_on_devices(drawn, workdir, tmp_path):
     two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     flags = ["--num_samples=3", "--length=1600", "--seed=3"]

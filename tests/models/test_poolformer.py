@@ -62,7 +62,7 @@ def step_function(config):
     return jax.jit(apply)
 
 
-@settings(EXAMPLES, max_examples=12)
+@settings(EXAMPLES, max_examples=8)
 @given(options=random_options(), windows=st.integers(1, 3))
 def test_random_models_equal_oracle(options, windows):
     config = PoolformerConfig(**options)

@@ -72,6 +72,7 @@ def test_a_label_draws_its_class_and_guidance_more_so(trained):
         assert share_of_label(trained, label, guidance=2.0) > plain + 0.05
 
 
+@pytest.mark.slow
 def test_guided_draw_follows_its_formula(trained):
     """Codes come from u + w (c - u); the log-probabilities are those of c."""
     clips, length, weight = 2, 8, 2.0
@@ -112,6 +113,7 @@ def test_without_guidance_or_label_the_model_is_unconditional(trained):
     np.testing.assert_array_equal(codes, explicit)
 
 
+@pytest.mark.slow
 def test_labels_are_withheld_at_the_rate(trained):
     """A step that withholds (almost) all labels has the loss of a model without."""
     recipe = dataclasses.replace(RECIPE, label_dropout=0.9999)

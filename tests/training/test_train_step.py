@@ -111,6 +111,7 @@ def test_update_is_adamw_and_average_is_exponential(start):
     assert largest_difference(state.ema_params, average) < 1e-6
 
 
+@pytest.mark.slow
 def test_gradient_is_clipped_by_global_norm():
     batch = make_batch(2)
     _, history = run_steps(MODEL, TRAIN, [batch])
