@@ -21,6 +21,7 @@ from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
 from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood import Likelihood
 from poolformer_jax.evals.position_curve import position_curve
+from poolformer_jax.evals.whole_files import write_whole
 
 
 def write_likelihood(
@@ -60,8 +61,8 @@ def write_likelihood(
         "curve": dataclasses.asdict(curve),
     }
     text = json.dumps(content, indent=2) + "\n"
-    _replace(csv_path(workdir, split, variant), _clips_table(source, likelihood))
-    _replace(json_path(workdir, split, variant), text)
+    write_whole(csv_path(workdir, split, variant), _clips_table(source, likelihood))
+    write_whole(json_path(workdir, split, variant), text)
     return json.loads(text)
 
 
@@ -133,9 +134,3 @@ def _clips_table(source: Source, likelihood: Likelihood) -> str:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -31,6 +31,7 @@ from poolformer_jax.evals.report_plots import plot_classes, plot_confusion
 from poolformer_jax.evals.run_files import Clip
 from poolformer_jax.evals.score_samples import ScoredSet
 from poolformer_jax.evals.wav_folder import read_clips
+from poolformer_jax.evals.whole_files import write_whole
 from poolformer_jax.ops.log_mel import CLIP_LENGTH, SAMPLE_RATE
 
 PAGE_FILE = "index.html"
@@ -86,7 +87,7 @@ def write_metrics_page(folder: pathlib.Path, content: MetricsPage) -> pathlib.Pa
     path = folder / PAGE_FILE
     reference = content.about["reference"]
     title = f"Generated clips against {reference['data']}:{reference['split']}"
-    page.write(path, page.document(title, sections))
+    write_whole(path, page.document(title, sections))
     return path
 
 

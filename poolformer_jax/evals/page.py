@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import pathlib
 import urllib.parse
 from collections.abc import Sequence
 
@@ -22,13 +21,6 @@ from poolformer_jax.evals.run_files import Clip
 def document(title: str, sections: Sequence[str]) -> str:
     """Returns a whole page as HTML text."""
     return _PAGE.format(title=html.escape(title), style=_STYLE, body="\n".join(sections))
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a page in one go: a browser that reloads never sees half of it."""
-    partial = path.with_suffix(".html.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def tiles(numbers: Sequence[tuple[str, str]]) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 from poolformer_jax.evals import page
 from poolformer_jax.evals.report_plots import plot_context, plot_loss
 from poolformer_jax.evals.run_files import MAX_CLIPS, Run, as_number, load_run, train_command
+from poolformer_jax.evals.whole_files import write_whole
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -43,7 +44,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """
     run = load_run(workdir)
     path = run.workdir / "report.html"
-    page.write(path, render_page(run))
+    write_whole(path, render_page(run))
     return path
 
 

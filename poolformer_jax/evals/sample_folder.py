@@ -16,7 +16,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.evals.whole_files import write_whole
 
 SETTINGS_FILE = "settings.json"
 TABLE_FILE = "log_likelihoods.csv"
@@ -113,7 +113,7 @@ class SampleFolder:
         """Makes the folder and notes the settings; one process does, before clips are added."""
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self._settings, indent=2) + "\n"
-        _replace(self.folder / SETTINGS_FILE, text)
+        write_whole(self.folder / SETTINGS_FILE, text)
 
     def add(self, row: SampleRow, pcm: Int16[np.ndarray, " t"]) -> None:
         """Writes a clip; one that is there, whole or not, is replaced."""
@@ -147,7 +147,7 @@ class SampleFolder:
         for row in ordered:
             name = clip_path(self.folder, row.clip).name
             writer.writerow({"file": name, **dataclasses.asdict(row)})
-        _replace(self.folder / TABLE_FILE, text.getvalue())
+        write_whole(self.folder / TABLE_FILE, text.getvalue())
         for leftover in (*self.folder.glob("rows_*.jsonl"), *self.folder.glob("sample_*.part")):
             leftover.unlink()
         return ordered
@@ -225,9 +225,3 @@ def _read_all_rows(folder: pathlib.Path) -> dict[int, SampleRow]:
             except (json.JSONDecodeError, TypeError):
                 continue  # Empty, or cut off when its process was killed: the clip is redrawn.
     return {row.clip: row for row in rows}
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

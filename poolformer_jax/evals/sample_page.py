@@ -11,6 +11,7 @@ import numpy as np
 from poolformer_jax.evals import page
 from poolformer_jax.evals.run_files import Clip, read_clip
 from poolformer_jax.evals.sample_folder import PAGE_FILE, SampleRow, clip_path
+from poolformer_jax.evals.whole_files import write_whole
 
 MAX_CLIPS = 24
 """Clips on the page: each takes about 0.2 MB, and 4 / 3 of the size of its WAV file."""
@@ -59,7 +60,7 @@ def write_sample_page(
         ),
     ]
     path = folder / PAGE_FILE
-    page.write(path, page.document("Poolformer samples", sections))
+    write_whole(path, page.document("Poolformer samples", sections))
     return path
 
 

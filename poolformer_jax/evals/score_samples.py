@@ -21,6 +21,7 @@ from poolformer_jax.evals.likelihood_filter import likelihood_quantile_filter
 from poolformer_jax.evals.reference import ReferenceStatistics
 from poolformer_jax.evals.sample_metrics import MIN_FRECHET_SAMPLES, SampleMetrics, sample_metrics
 from poolformer_jax.evals.wav_folder import FolderReport
+from poolformer_jax.evals.whole_files import write_whole
 
 Classify = Callable[[ClipSet], ClassifiedClips]
 
@@ -247,10 +248,8 @@ def write_result(
         "sets": [_describe(scored, class_names) for scored in sets],
     }
     path = folder / RESULT_FILE
-    partial = path.with_name(f"{path.name}.part")
     text = json.dumps(_strict(result), indent=2, allow_nan=False) + "\n"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text)
     return path
 
 
