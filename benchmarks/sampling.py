@@ -31,9 +31,9 @@ from absl import flags
 
 from configs import digits
 from launch import command_line
-from launch.experiment import make_experiment
-from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.models.poolformer import Poolformer, count_params, init_params, init_state
+from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.poolformer.model import Poolformer, count_params, init_params, init_state
 from poolformer_jax.sampling.streaming import StreamingGenerator
 from poolformer_jax.typing import Platform
 

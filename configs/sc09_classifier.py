@@ -10,7 +10,7 @@ The noise of the published recipe is in Speech Commands: pass its folder as
 --config.data.noise_dir=FOLDER/_background_noise_. Without it, synthetic noise takes its place.
 """
 
-from launch.classifier_experiment import default_config
+from poolformer_jax.experiment.classifier import default_config
 
 
 def get_config():

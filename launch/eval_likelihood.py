@@ -20,8 +20,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import command_line
-from launch.experiment import check_evaluation, make_experiment, read_experiment
 from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.experiment.experiment import check_evaluation, make_experiment, read_experiment
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file of the same model; that of the run if not given."
@@ -70,17 +70,20 @@ def main(argv):
 
     import jax
 
-    from launch.restore import restore_params
+    from poolformer_jax import sharding
     from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches
-    from poolformer_jax.evals.likelihood import choose_chunk_length, make_likelihood_evaluator
-    from poolformer_jax.evals.likelihood_files import (
+    from poolformer_jax.evals.likelihood.evaluator import (
+        choose_chunk_length,
+        make_likelihood_evaluator,
+    )
+    from poolformer_jax.evals.likelihood.files import (
         csv_path,
         json_path,
         name_variant,
         write_likelihood,
     )
-    from poolformer_jax.training import sharding
+    from poolformer_jax.experiment.restore import restore_params
     from poolformer_jax.training.checkpoint import Weights
 
     if _DISTRIBUTED.value:
@@ -97,7 +100,7 @@ def main(argv):
             chunk_length=chunk_length,
             state_sharding=sharding.replicated(mesh),
         )
-        sharding.check_eval_batch_size(train, mesh)
+        sharding.check_batch_size("train.eval_batch_size", train.eval_batch_size, mesh)
         weights: Weights = "raw" if _WEIGHTS.value == "raw" else "ema"
         params, step = restore_params(workdir, experiment, mesh, step=_STEP.value, weights=weights)
         source = open_splits(data)[_SPLIT.value]

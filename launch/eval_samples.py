@@ -23,8 +23,8 @@ from absl import flags
 
 import poolformer_jax
 from launch import command_line
-from launch.experiment import read_experiment
 from poolformer_jax.data.config import DataConfig
+from poolformer_jax.experiment.experiment import read_experiment
 
 _SAMPLES = flags.DEFINE_string(
     "samples", None, "Folder of one-second WAV files; <workdir>/samples if not given."
@@ -74,12 +74,15 @@ def main(argv):
 
     import jax
 
+    from poolformer_jax import sharding
+    from poolformer_jax.classifier.files import classifier_hash, load_classifier
     from poolformer_jax.data.builders import prepare
-    from poolformer_jax.evals import classify_clips, clip_sets, metrics_table, score_samples
-    from poolformer_jax.evals.generated_clips import open_generated
-    from poolformer_jax.evals.reference import reference_key
-    from poolformer_jax.models.classifier_files import classifier_hash, load_classifier
-    from poolformer_jax.training import sharding
+    from poolformer_jax.evals.samples import clip_sets
+    from poolformer_jax.evals.samples.generated import open_generated
+    from poolformer_jax.evals.scores import classified as classify_clips
+    from poolformer_jax.evals.scores import scoring as score_samples
+    from poolformer_jax.evals.scores import table as metrics_table
+    from poolformer_jax.evals.scores.reference import reference_key
 
     with command_line.user_errors():
         sha256, classifier = classifier_hash(classifier_dir), load_classifier(classifier_dir)
@@ -179,7 +182,7 @@ def main(argv):
         f"{'' if speed is None else f', {speed:,.0f} clips/s'}; written to {path}"
     )
     try:
-        from poolformer_jax.evals.metrics_page import MetricsPage, write_metrics_page
+        from poolformer_jax.pages.scores import MetricsPage, write_metrics_page
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise

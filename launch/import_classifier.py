@@ -33,16 +33,16 @@ def main(argv):
     """Reads, checks, writes."""
     source, workdir = pathlib.Path(argv[1]), pathlib.Path(_WORKDIR.value)
 
-    from poolformer_jax.data.builders.features import DIGIT_WORDS
-    from poolformer_jax.models.classifier import ClassifierConfig, count_params
-    from poolformer_jax.models.classifier_files import (
+    from poolformer_jax.classifier.files import (
         DESCRIPTION,
         SavedClassifier,
         classifier_hash,
         save_classifier,
     )
-    from poolformer_jax.models.classifier_import import import_resnext
-    from poolformer_jax.models.torch_checkpoint import read_torch_tensors
+    from poolformer_jax.classifier.network import ClassifierConfig, count_params
+    from poolformer_jax.classifier.torch_import.checkpoint import read_torch_tensors
+    from poolformer_jax.classifier.torch_import.resnext import import_resnext
+    from poolformer_jax.data.builders.features import DIGIT_WORDS
 
     with command_line.user_errors():
         if (workdir / DESCRIPTION).exists():

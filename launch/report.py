@@ -19,7 +19,7 @@ def main(argv):
     del argv
     with command_line.user_errors():
         try:
-            from poolformer_jax.evals import report
+            from poolformer_jax.pages import report
         except ModuleNotFoundError as error:
             if error.name is None or not error.name.startswith("matplotlib"):
                 raise

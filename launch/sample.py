@@ -22,11 +22,11 @@ import numpy as np
 from absl import flags
 
 from launch import command_line
-from launch.experiment import Experiment, read_experiment
-from launch.sections import check_mounted
 from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import read_wav, write_wav
 from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.experiment.experiment import Experiment, read_experiment
+from poolformer_jax.experiment.sections import check_mounted
 from poolformer_jax.typing import Platform
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -83,11 +83,11 @@ def main(argv):
     import jax
     from jax.experimental import multihost_utils
 
-    from launch.restore import restore_params
-    from poolformer_jax.evals import sample_folder
-    from poolformer_jax.evals.draw_samples import draw_samples, hash_params
+    from poolformer_jax import sharding
+    from poolformer_jax.experiment.restore import restore_params
+    from poolformer_jax.sampling import folder as sample_folder
+    from poolformer_jax.sampling.clips import draw_samples, hash_params
     from poolformer_jax.sampling.draw import Draw
-    from poolformer_jax.training import sharding
     from poolformer_jax.training.checkpoint import Weights
 
     if _DISTRIBUTED.value:
@@ -309,7 +309,7 @@ def _read_real(data: DataConfig) -> list[np.ndarray]:
 
 def _write_page(out: pathlib.Path, rows: list, settings: dict) -> None:
     try:
-        from poolformer_jax.evals.sample_page import write_sample_page
+        from poolformer_jax.pages.samples import write_sample_page
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise

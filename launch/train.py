@@ -18,8 +18,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import command_line
-from launch.experiment import make_experiment
-from launch.sections import check_workdir, write_experiment
+from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.experiment.sections import check_workdir, write_experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, configs/*.py.")
 _WORKDIR = flags.DEFINE_string(
@@ -46,12 +46,15 @@ def main(argv):
     # Only now the imports of data sets, checkpoints and the rest, which take seconds.
     import jax
 
-    from launch.environment import describe_environment
+    from poolformer_jax import sharding
     from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches, train_batches
-    from poolformer_jax.evals.likelihood import choose_chunk_length, make_likelihood_evaluator
-    from poolformer_jax.models.poolformer import count_params
-    from poolformer_jax.training import sharding
+    from poolformer_jax.evals.likelihood.evaluator import (
+        choose_chunk_length,
+        make_likelihood_evaluator,
+    )
+    from poolformer_jax.experiment.environment import describe_environment
+    from poolformer_jax.models.poolformer.model import count_params
     from poolformer_jax.training.loop import TrainingDivergedError, train
 
     if _DISTRIBUTED.value:
@@ -60,7 +63,10 @@ def main(argv):
     mesh = sharding.make_mesh()
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     with command_line.user_errors():
-        sharding.check_batch_sizes(experiment.train, mesh)
+        train_config = experiment.train
+        parts = train_config.grad_accum_steps
+        sharding.check_batch_size("train.batch_size", train_config.batch_size, mesh, parts=parts)
+        sharding.check_batch_size("train.eval_batch_size", train_config.eval_batch_size, mesh)
         sources = open_splits(data)
 
         def batches(start_example):

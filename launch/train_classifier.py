@@ -20,8 +20,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import command_line
-from launch.classifier_experiment import make_classifier_experiment
-from launch.sections import CONFIG_FILE, check_workdir, write_experiment
+from poolformer_jax.experiment.classifier import make_classifier_experiment
+from poolformer_jax.experiment.sections import CONFIG_FILE, check_workdir, write_experiment
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, configs/*_classifier.py."
@@ -45,24 +45,24 @@ def main(argv):
     # Only now the imports of data sets, checkpoints and the rest, which take seconds.
     import numpy as np
 
-    from launch.environment import describe_environment
-    from poolformer_jax.data.builders.prepare import open_splits
-    from poolformer_jax.data.labelled_clips import (
+    from poolformer_jax import sharding
+    from poolformer_jax.classifier.clips import (
         balanced_batches,
         label_names,
         read_labelled_clips,
         read_noise,
         synthetic_noise,
     )
-    from poolformer_jax.evals.classification import log_mels, make_classification
-    from poolformer_jax.models.classifier import count_params
-    from poolformer_jax.models.classifier_files import (
+    from poolformer_jax.classifier.files import (
         DESCRIPTION,
         load_classifier,
         save_classifier,
     )
-    from poolformer_jax.training import sharding
-    from poolformer_jax.training.classifier_loop import train_classifier
+    from poolformer_jax.classifier.inference import log_mels, make_classification
+    from poolformer_jax.classifier.network import count_params
+    from poolformer_jax.classifier.training import train_classifier
+    from poolformer_jax.data.builders.prepare import open_splits
+    from poolformer_jax.experiment.environment import describe_environment
     from poolformer_jax.training.loop import TrainingDivergedError
 
     model, data, train = experiment.model, experiment.data, experiment.train

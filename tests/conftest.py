@@ -4,10 +4,14 @@ import os
 import shutil
 import tempfile
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
-import pytest
-from jaxtyping import install_import_hook
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Several virtual devices, so that sharding is tested in-process.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}".strip()
+
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("poolformer_jax", "beartype.beartype")
 

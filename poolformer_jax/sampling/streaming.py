@@ -19,8 +19,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Key, Shaped
 
-from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.models.poolformer import (
+from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.poolformer.model import (
     Poolformer,
     PoolformerState,
     batch_axes,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from poolformer_jax.training.train_state import TrainState
+from poolformer_jax.training.state import TrainState
 
 Weights = Literal["ema", "raw"]
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from poolformer_jax.models.config import check_at_least, check_types
+from poolformer_jax.config_checks import (
+    check_at_least,
+    check_fraction,
+    check_positive,
+    check_seed,
+    check_types,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,9 @@ class TrainConfig:
 
     def __post_init__(self):
         check_types(self)
-        for name in (
+        check_at_least(
+            self,
+            1,
             "num_steps",
             "batch_size",
             "grad_accum_steps",
@@ -70,19 +78,11 @@ class TrainConfig:
             "eval_every",
             "eval_batch_size",
             "checkpoint_every",
-        ):
-            check_at_least(self, name, 1)
-        check_at_least(self, "warmup_steps", 0)
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed {self.seed} must be in 0 to 2^31 - 1")
-        for name in ("learning_rate", "clip_norm", "skip_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} {getattr(self, name)} must be positive")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay {self.weight_decay} must not be negative")
-        for name in ("beta1", "beta2", "ema_decay", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be in [0, 1)")
+        )
+        check_at_least(self, 0, "warmup_steps", "weight_decay")
+        check_positive(self, "learning_rate", "clip_norm", "skip_norm")
+        check_fraction(self, "beta1", "beta2", "ema_decay", "label_dropout")
+        check_seed(self)
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of grad_accum_steps "

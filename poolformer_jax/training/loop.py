@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.training import sharding
+from poolformer_jax import sharding
+from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.config import TrainConfig
-from poolformer_jax.training.metric_writer import MetricWriter, progress_line
-from poolformer_jax.training.preemption import StopRequest
-from poolformer_jax.training.train_state import TrainState, init_train_state
-from poolformer_jax.training.train_step import make_train_step
+from poolformer_jax.training.interruption import StopRequest
+from poolformer_jax.training.metrics import MetricWriter, progress_line
+from poolformer_jax.training.state import TrainState, init_train_state
+from poolformer_jax.training.step import make_train_step
 
 _LOG = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from launch.experiment import make_experiment
-from launch.sections import write_experiment
 from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.classifier.files import save_classifier
 from poolformer_jax.data.builders.features import DIGIT_WORDS
-from poolformer_jax.models.classifier_files import save_classifier
-from tests.evals.recordings import draw, tone
+from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.experiment.sections import write_experiment
+from tests.classifier.random_classifier import saved_classifier
+from tests.evals.scores.recordings import draw, tone
 from tests.launch.processes import finish, start
-from tests.models.random_classifier import saved_classifier
 
 SC09 = "--reference=sc09:train"
 TINY = "--reference=digits_tiny:train"

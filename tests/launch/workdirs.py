@@ -5,10 +5,10 @@ import pathlib
 
 import jax
 
-from launch.experiment import make_experiment
-from launch.sections import write_experiment
+from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.experiment.sections import write_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
-from poolformer_jax.training.train_state import init_train_state
+from poolformer_jax.training.state import init_train_state
 
 TINY_MODEL = {
     "width": 8,

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from poolformer_jax.models.poolformer import init_params
+from poolformer_jax.models.poolformer.model import init_params
 
 BATCH = 2
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.models.poolformer import Poolformer, init_state
+from poolformer_jax.models.poolformer.model import Poolformer, init_state
 from poolformer_jax.sampling.streaming import generate
-from poolformer_jax.training.train_state import init_train_state
-from poolformer_jax.training.train_step import make_train_step
+from poolformer_jax.training.state import init_train_state
+from poolformer_jax.training.step import make_train_step
 from tests.training.tiny import LENGTH, MODEL, TRAIN
 
 LABELLED = dataclasses.replace(MODEL, num_classes=3)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from poolformer_jax.models.config import PoolformerConfig
-from poolformer_jax.models.poolformer import Poolformer, init_state
+from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.poolformer.model import Poolformer, init_state
 from poolformer_jax.sampling.streaming import generate, prime
 from tests.models.random_models import (
     BATCH,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.models.poolformer import Poolformer, init_params, init_state
+from poolformer_jax.models.poolformer.model import Poolformer, init_params, init_state
 from poolformer_jax.sampling.streaming import StreamingGenerator, generate, prime
 from tests.training.tiny import MODEL
 

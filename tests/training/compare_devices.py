@@ -15,9 +15,9 @@ import json
 import jax
 import numpy as np
 
-from poolformer_jax.training import sharding
-from poolformer_jax.training.train_state import init_train_state
-from poolformer_jax.training.train_step import make_train_step
+from poolformer_jax import sharding
+from poolformer_jax.training.state import init_train_state
+from poolformer_jax.training.step import make_train_step
 from tests.training.tiny import MODEL, TRAIN, make_batch
 
 MODEL = dataclasses.replace(MODEL, dropout=0.2)

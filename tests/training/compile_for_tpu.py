@@ -25,10 +25,10 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from configs.digits import get_config
-from launch.experiment import make_experiment
-from poolformer_jax.training import sharding
-from poolformer_jax.training.train_state import init_train_state
-from poolformer_jax.training.train_step import make_train_step
+from poolformer_jax import sharding
+from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.training.state import init_train_state
+from poolformer_jax.training.step import make_train_step
 
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
 

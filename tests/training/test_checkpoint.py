@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.models.poolformer import init_params
-from poolformer_jax.training import sharding
+from poolformer_jax import sharding
+from poolformer_jax.models.poolformer.model import init_params
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
-from poolformer_jax.training.train_state import init_train_state
+from poolformer_jax.training.state import init_train_state
 from tests.training.tiny import MODEL, TRAIN, start_state
 
 

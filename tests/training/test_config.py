@@ -19,7 +19,7 @@ def test_published_recipe_is_the_default():
         ({"learning_rate": -1.0}, "learning_rate -1.0 must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; it must be finite"),
         ({"ema_decay": 1.0}, r"ema_decay 1.0 must be in \[0, 1\)"),
-        ({"weight_decay": -0.1}, "weight_decay -0.1 must not be negative"),
+        ({"weight_decay": -0.1}, "weight_decay -0.1 must be at least 0"),
         ({"seed": -1}, "seed -1"),
     ],
 )

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from poolformer_jax.training import sharding
+from poolformer_jax import sharding
 from poolformer_jax.training.checkpoint import Checkpointer
 from poolformer_jax.training.loop import TrainingDivergedError, train
-from poolformer_jax.training.metric_writer import MetricWriter, progress_line
-from poolformer_jax.training.train_state import init_train_state
+from poolformer_jax.training.metrics import MetricWriter, progress_line
+from poolformer_jax.training.state import init_train_state
 from tests.training.tiny import MODEL, TRAIN, make_batch
 
 DROPOUT = dataclasses.replace(MODEL, dropout=0.3)

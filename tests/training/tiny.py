@@ -5,9 +5,9 @@ import functools
 import jax
 import numpy as np
 
-from poolformer_jax.models.config import PoolformerConfig
+from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
-from poolformer_jax.training.train_state import init_train_state
+from poolformer_jax.training.state import init_train_state
 
 MODEL = PoolformerConfig(
     num_codes=16,

@@ -1,0 +1,1 @@
+"""The classifier of one-second clips behind the scores: training, inference, files."""

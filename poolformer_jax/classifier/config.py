@@ -1,0 +1,104 @@
+"""How to train a classifier: validated on construction."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from poolformer_jax.classifier.log_mel import NUM_FRAMES
+from poolformer_jax.config_checks import (
+    check_at_least,
+    check_fraction,
+    check_positive,
+    check_seed,
+    check_types,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierTrainConfig:
+    """Recipe of a classifier: SGD with momentum, and a rate that changes between epochs.
+
+    The defaults are the recipe of the classifier published with SaShiMi.
+
+    Attributes:
+      seed: Of the parameters, of which clips are drawn, and of the augmentation.
+      num_epochs: Epochs of the whole run; raise it to train a finished run on. An epoch draws as
+        many clips as there are, up to whole batches.
+      batch_size: Clips per step, over all devices, and in evaluation.
+      learning_rate: Of the first epoch.
+      momentum: Of the sum of gradients.
+      weight_decay: Times the parameters (all of them) is added to the gradient.
+      schedule: `plateau` lowers the rate when the validation loss no longer falls; `cosine` takes
+        it to zero along half a cosine over the run, which suits one of few epochs.
+      plateau_patience: Epochs without a lower validation loss that are put up with; the next one
+        lowers the rate.
+      plateau_factor: By which it is lowered.
+
+    Raises:
+      ValueError: On construction, for a value that cannot work.
+
+    Source: https://github.com/tugstugi/pytorch-speech-commands, values of TRAINING.md.
+    """
+
+    seed: int = 0
+    num_epochs: int = 70
+    batch_size: int = 96
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
+    weight_decay: float = 1e-2
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    plateau_patience: int = 5
+    plateau_factor: float = 0.1
+
+    def __post_init__(self):
+        check_types(self)
+        check_at_least(self, 1, "num_epochs", "batch_size")
+        check_at_least(self, 0, "plateau_patience", "weight_decay")
+        check_seed(self)
+        check_positive(self, "learning_rate")
+        check_fraction(self, "momentum")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(f"plateau_factor {self.plateau_factor} must be between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Ranges that the changes of a training clip are drawn from, uniformly.
+
+    The defaults are those of the classifier published with SaShiMi.
+
+    Attributes:
+      probability: Of each change, apart from the others; 0 trains on the clips as they are.
+      min_amplitude: Least factor of the samples.
+      max_amplitude: Greatest factor.
+      max_speed: A clip becomes longer, and lower, by a factor in 1 - this to 1 + this.
+      max_stretch: Its frames pass faster by a factor in 1 - this to 1 + this, at the same pitch.
+      max_shift: Most frames, of 32 ms, that a clip is moved by, to either side.
+      max_noise: Greatest share of background noise; noise is changed like a clip beforehand.
+
+    Raises:
+      ValueError: On construction, for a value that cannot work.
+
+    Source: https://github.com/tugstugi/pytorch-speech-commands.
+    """
+
+    probability: float = 0.5
+    min_amplitude: float = 0.7
+    max_amplitude: float = 1.1
+    max_speed: float = 0.2
+    max_stretch: float = 0.2
+    max_shift: int = 8
+    max_noise: float = 0.45
+
+    def __post_init__(self):
+        check_types(self)
+        check_fraction(self, "probability", "max_noise", closed=True)
+        check_fraction(self, "max_speed", "max_stretch")
+        if not 0 < self.min_amplitude <= self.max_amplitude:
+            raise ValueError(
+                f"min_amplitude {self.min_amplitude} must be positive and at most max_amplitude "
+                f"{self.max_amplitude}"
+            )
+        if not 0 <= self.max_shift < NUM_FRAMES:
+            raise ValueError(f"max_shift {self.max_shift} must be in 0 to {NUM_FRAMES - 1} frames")

@@ -1,0 +1,178 @@
+"""A trained classifier as a folder: `classifier.json` and `classifier.npz`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from poolformer_jax.classifier.network import ClassifierConfig, Stats, init_classifier
+
+DESCRIPTION = "classifier.json"
+ARRAYS = "classifier.npz"
+
+Folder = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedClassifier:
+    """What `classify` needs, and where it comes from.
+
+    Attributes:
+      config: Architecture and front end.
+      class_names: Names of the logits, in order.
+      source: Where the parameters come from, for people: a file and its SHA-256, a command line.
+      params: Nested dict of float32 arrays.
+      stats: Running statistics.
+
+    Raises:
+      ValueError: On construction, if there are not as many different names as classes.
+    """
+
+    config: ClassifierConfig
+    class_names: tuple[str, ...]
+    source: Mapping[str, Any]
+    params: Any
+    stats: Stats
+
+    def __post_init__(self):
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class_names {self.class_names} has a name twice")
+        if len(self.class_names) != self.config.num_classes:
+            raise ValueError(
+                f"class_names {self.class_names} are {len(self.class_names)} for num_classes "
+                f"{self.config.num_classes}; give one name for each class"
+            )
+
+
+def save_classifier(folder: Folder, classifier: SavedClassifier) -> None:
+    """Writes a classifier, in place of one that is there.
+
+    Each file appears whole or not at all. The description is written last and tells the SHA-256 of
+    the arrays, so a pair of which one was replaced is noticed by `load_classifier`.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    leaves = _named_leaves(classifier.params, classifier.stats)
+    arrays_by_name: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    np.savez(buffer, **arrays_by_name)
+    arrays = buffer.getvalue()
+    description = {
+        "config": dataclasses.asdict(classifier.config),
+        "class_names": classifier.class_names,
+        "source": dict(classifier.source),
+        "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
+    }
+    _write(folder / ARRAYS, arrays)
+    _write(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def load_classifier(folder: Folder) -> SavedClassifier:
+    """Reads and verifies a classifier.
+
+    Returns:
+      The classifier, its arrays in NumPy.
+
+    Raises:
+      ValueError: If there is none, if a file is damaged, of another classifier or another version,
+        or if an array is missing, surplus, of another shape or not float32.
+    """
+    description, arrays = _read(folder)
+    try:
+        config = ClassifierConfig(**description["config"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{pathlib.Path(folder) / DESCRIPTION} is of another version: {error}; train or import "
+            "the classifier again"
+        ) from error
+    shapes = jax.eval_shape(lambda key: init_classifier(config, key), jax.random.key(0))
+    try:
+        with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
+            stored = dict(file)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{pathlib.Path(folder) / ARRAYS} cannot be read: {error}") from error
+    expected = _named_leaves(*shapes)
+    faults = [f"{name} is missing" for name in expected.keys() - stored.keys()]
+    faults += [f"{name} is unknown" for name in stored.keys() - expected.keys()]
+    faults += [
+        f"{name} is {stored[name].dtype} {stored[name].shape}, not {leaf.dtype} {leaf.shape}"
+        for name, leaf in expected.items()
+        if name in stored and (stored[name].dtype, stored[name].shape) != (leaf.dtype, leaf.shape)
+    ]
+    if faults:
+        raise ValueError(f"{pathlib.Path(folder) / ARRAYS}: {'; '.join(sorted(faults))}")
+    structure = jax.tree.structure(shapes)
+    params, stats = jax.tree.unflatten(structure, [stored[name] for name in expected])
+    return SavedClassifier(
+        config=config,
+        class_names=tuple(description["class_names"]),
+        source=description["source"],
+        params=params,
+        stats=stats,
+    )
+
+
+def classifier_hash(folder: Folder) -> str:
+    """SHA-256 of what decides a classifier's outputs: configuration, names of classes, arrays.
+
+    Raises:
+      ValueError: As `load_classifier`, for the files as a whole.
+    """
+    description, _ = _read(folder)
+    content = {key: description[key] for key in ("config", "class_names", "arrays_sha256")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read(folder: Folder) -> tuple[dict[str, Any], bytes]:
+    folder = pathlib.Path(folder)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        arrays = (folder / ARRAYS).read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} holds no classifier ({pathlib.Path(error.filename).name} is missing); make "
+            "one with launch.train_classifier or launch.import_classifier"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{folder / DESCRIPTION} cannot be read: {error}") from error
+    missing = {"config", "class_names", "source", "arrays_sha256"} - set(description)
+    if missing:
+        raise ValueError(f"{folder / DESCRIPTION} lacks {', '.join(sorted(missing))}")
+    if hashlib.sha256(arrays).hexdigest() != description["arrays_sha256"]:
+        raise ValueError(
+            f"{folder / ARRAYS} is damaged, or of another classifier than {DESCRIPTION}: its "
+            "SHA-256 differs; train or import the classifier again"
+        )
+    return description, arrays
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    # By name, and not as a temporary file, which only its owner may read.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _named_leaves(params: Any, stats: Stats) -> dict[str, Any]:
+    """Arrays by path, `params/stem/conv/kernel`, in the order of the tree (params, stats)."""
+    return {
+        f"{group}/{jax.tree_util.keystr(path, simple=True, separator='/')}": leaf
+        for group, tree in (("params", params), ("stats", stats))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

@@ -1,0 +1,1 @@
+"""The published classifier's PyTorch checkpoint, read without PyTorch."""

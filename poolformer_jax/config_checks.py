@@ -1,0 +1,142 @@
+"""Configurations: checks of types and bounds, variants chosen by name, to and from nested dicts.
+
+A configuration is a frozen data class that checks its own values on construction. Nothing here
+loads JAX, so that a misspelt name or a value that cannot work ends a program in an instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+
+Platform = Literal["cpu", "gpu", "tpu"]
+"""What a program is compiled for. Configurations name it; nothing inspects the machine."""
+
+T = TypeVar("T")
+
+
+class Variant:
+    """A configuration that is chosen by name among several of its base class.
+
+    Attributes:
+      kind: The name.
+    """
+
+    kind: ClassVar[str]
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[Any]]:
+        """The table of names and classes; a base class has it."""
+        raise NotImplementedError
+
+
+def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = "config") -> T:
+    """Builds a configuration from nested mappings, as files and command lines hold them.
+
+    Args:
+      config_type: A data class; of a `Variant` the base, whose `kind` is among the values.
+      values: By field; fields that are left out have their defaults.
+      name: What messages call the configuration.
+
+    Raises:
+      ValueError: For an unknown field or kind, or a value that cannot work; the message names it.
+    """
+    values = dict(values)
+    if issubclass(config_type, Variant):
+        kinds, kind = config_type.kinds(), values.pop("kind", None)
+        if kind not in kinds:
+            raise ValueError(f"{name}.kind is {kind!r}; known: {', '.join(kinds)}")
+        config_type, choice = kinds[kind], f" of kind {kind!r}"
+    else:
+        choice = ""
+    known: list[str] = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"unknown field {unknown} in {name}{choice}; known: {sorted(known)}")
+    for field, hint in get_type_hints(config_type).items():
+        if dataclasses.is_dataclass(hint) and isinstance(values.get(field), Mapping):
+            values[field] = make_config(hint, values[field], name=f"{name}.{field}")
+    try:
+        return config_type(**values)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """The opposite of `make_config`: nested dicts, with the kinds of variants."""
+    values = {"kind": config.kind} if isinstance(config, Variant) else {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values[field.name] = config_values(value) if dataclasses.is_dataclass(value) else value
+    return values
+
+
+def check_types(config: Any) -> None:
+    """Raises ValueError where a field's value is not of its annotated type.
+
+    Lists become tuples and integers become floats where those are wanted, as configuration
+    files and command lines write them.
+    """
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if isinstance(value, list):
+            value = tuple(value)
+        if type(value) is int and float in (hint, *get_args(hint)):
+            value = float(value)
+        if not _matches(value, hint):
+            raise ValueError(f"{field.name} is {value!r}; it must be {_describe(hint)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name} is {value}; it must be finite")
+        object.__setattr__(config, field.name, value)
+
+
+def check_at_least(config: Any, minimum: int | float, *names: str) -> None:
+    """Raises ValueError if one of the fields is below the minimum."""
+    for name in names:
+        if getattr(config, name) < minimum:
+            raise ValueError(f"{name} {getattr(config, name)} must be at least {minimum}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Raises ValueError unless all of the fields are more than 0 (or None)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} {value} must be positive")
+
+
+def check_fraction(config: Any, *names: str, closed: bool = False) -> None:
+    """Raises ValueError unless all of the fields are in [0, 1), or in [0, 1] if closed."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1 and not (closed and value == 1):
+            raise ValueError(f"{name} {value} must be in [0, 1{']' if closed else ')'}")
+
+
+def check_seed(config: Any, *names: str) -> None:
+    """Raises ValueError unless all of the fields can seed a generator of random numbers."""
+    for name in names or ("seed",):
+        if not 0 <= getattr(config, name) < 2**31:
+            raise ValueError(f"{name} {getattr(config, name)} must be in 0 to 2^31 - 1")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    arguments = get_args(hint)
+    if hint == tuple[int, ...]:
+        return isinstance(value, tuple) and all(type(item) is int for item in value)
+    if arguments and all(isinstance(argument, str) for argument in arguments):
+        return isinstance(value, str) and value in arguments
+    if arguments:  # A union such as `int | None`.
+        return any(_matches(value, argument) for argument in arguments)
+    return isinstance(value, hint) if dataclasses.is_dataclass(hint) else type(value) is hint
+
+
+def _describe(hint: Any) -> str:
+    arguments = get_args(hint)
+    if hint == tuple[int, ...]:
+        return "a tuple of integers"
+    if arguments:
+        return " or ".join(_describe(argument) for argument in arguments)
+    return repr(hint) if isinstance(hint, str) else getattr(hint, "__name__", str(hint))

@@ -1,0 +1,1 @@
+"""How many bits per sample a model needs: of a split, of each clip, at each position."""

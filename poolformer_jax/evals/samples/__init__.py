@@ -1,0 +1,1 @@
+"""Clips to score: generated ones, whoever made them, and recordings beside them."""

@@ -1,0 +1,1 @@
+"""How close generated clips come to real ones: FID, IS, mIS, AM, NDB, with intervals."""

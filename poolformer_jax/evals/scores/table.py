@@ -1,0 +1,78 @@
+"""Scores as rows of text, for the terminal and for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from poolformer_jax.evals.scores.metrics import Score
+from poolformer_jax.evals.scores.published import PublishedScores
+from poolformer_jax.evals.scores.scoring import ScoredSet
+
+COLUMNS = {
+    "fid": "FID ↓",
+    "inception_score": "IS ↑",
+    "inception_score_s4": "IS-S4 ↑",
+    "modified_inception_score": "mIS ↑",
+    "am_score": "AM ↓",
+    "ndb": "NDB ↓",
+}
+"""Fields of `SampleMetrics` and their headings; the arrow points to where it is better."""
+
+HEADER = ("", "clips", *COLUMNS.values())
+
+_PUBLISHED_FIELDS = ("fid", "inception_score_s4", "modified_inception_score", "am_score")
+
+PUBLISHED_HEADER = ("", "parameters", "bits ↓", *(COLUMNS[field] for field in _PUBLISHED_FIELDS))
+
+_NONE = "–"
+
+
+def score_row(scored: ScoredSet) -> tuple[str, ...]:
+    """A set's title, number of clips and scores with half of their intervals."""
+    scores = [format_score(getattr(scored.metrics, field)) for field in COLUMNS]
+    return (scored.title, f"{scored.metrics.num_samples:,}", *scores)
+
+
+def published_row(scores: PublishedScores) -> tuple[str, ...]:
+    """The cells of a published row, with as many decimals as were published."""
+    bits = _NONE if scores.bits_per_sample is None else f"{scores.bits_per_sample:.3f}"
+    values = [getattr(scores, field) for field in _PUBLISHED_FIELDS]
+    texts = [
+        _NONE if value is None else f"{value:.{1 if value >= 100 else 2}f}" for value in values
+    ]
+    return (scores.title, scores.params or _NONE, bits, *texts)
+
+
+def format_score(score: Score) -> str:
+    """Writes a score, and after ± half of its interval, to two digits of the latter."""
+    value = score.value
+    if not math.isfinite(value) or abs(value) >= 1e6:
+        return f"{value:.2e}"
+    # One end may be cut off, where the score can't be.
+    interval = score.interval
+    half = max(interval.high - value, value - interval.low) if interval else 0.0
+    if not half:
+        return f"{value:.{_decimals(value, digits=3)}f}"
+    decimals = _decimals(half, digits=2)
+    return f"{value:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] = HEADER) -> str:
+    """Aligns rows in columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = []
+    for row in (header, ["-" * width for width in widths], *rows):
+        first, *others = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join(lines)
+
+
+def _decimals(value: float, *, digits: int) -> int:
+    """Decimals that show so many significant digits, at most three."""
+    if value == 0:
+        return digits - 1
+    return min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 3)

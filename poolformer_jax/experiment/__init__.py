@@ -1,0 +1,1 @@
+"""What the binaries and a notebook call: configurations, workdir, restore, environment."""

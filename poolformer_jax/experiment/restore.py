@@ -1,0 +1,61 @@
+"""The parameters of a run, for evaluation and sampling."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from poolformer_jax import sharding
+from poolformer_jax.experiment.experiment import Experiment
+from poolformer_jax.models.poolformer.model import init_params
+from poolformer_jax.training.checkpoint import Checkpointer, Weights
+
+
+def restore_params(
+    workdir: pathlib.Path,
+    experiment: Experiment,
+    mesh: Mesh,
+    *,
+    step: str = "best",
+    weights: Weights = "ema",
+) -> tuple[Any, int]:
+    """Restores parameters from a checkpoint of a run.
+
+    Args:
+      workdir: Of the run.
+      experiment: Whose model has these parameters.
+      mesh: Where they go.
+      step: The number of a step, "latest", or "best": that with the fewest validation bits, the
+        latest if none was evaluated.
+      weights: The averaged parameters, or those that were trained.
+
+    Returns:
+      (parameters, the checkpoint's step).
+
+    Raises:
+      FileNotFoundError: If the run has no such checkpoint; the message lists the complete ones.
+      ValueError: If `step` is none of these.
+    """
+    if step not in ("best", "latest") and not step.isdecimal():
+        raise ValueError(f"step {step!r} is neither 'best' nor 'latest' nor the number of a step")
+    directory = workdir / "checkpoints"
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} is missing: the run has no checkpoint yet")
+    checkpointer = Checkpointer(directory)
+    try:
+        number = int(step) if step.isdecimal() else None
+        if step == "best":
+            number = checkpointer.best_step
+        if number is None:
+            number = checkpointer.latest_step
+        init = functools.partial(init_params, experiment.model, jax.random.key(0))
+        abstract = sharding.abstract_state(mesh, init)
+        params = checkpointer.restore_params(abstract, step=number, weights=weights)
+    finally:
+        checkpointer.close()
+    assert number is not None  # Restoring would have failed.
+    return params, number

@@ -1,0 +1,1 @@
+"""The Poolformer: configuration, backbone of nested SkipBlocks, autoregressive model."""

@@ -1,0 +1,169 @@
+"""The one place that knows the mesh: where batches and parameters live.
+
+The mesh has one axis, `data`, over all devices of all processes. Batches are split along it;
+parameters follow `PARAMETER_RULES`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+DATA_AXIS = "data"
+
+# (regular expression of a parameter's path, how its axes are split); the first match counts. The
+# optimiser's moments and the average have paths that end alike and follow.
+Rules = Sequence[tuple[str, P]]
+PARAMETER_RULES: Rules = ((r".*", P()),)
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices, or of the given ones, along `data`."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
+
+
+def check_batch_size(name: str, size: int, mesh: Mesh, *, parts: int = 1) -> None:
+    """Raises ValueError, with the name of the field, unless a batch splits evenly over the mesh.
+
+    Args:
+      name: Of the field or flag.
+      size: Clips.
+      mesh: Devices.
+      parts: Accumulation steps, each of which splits over the devices.
+    """
+    step = mesh.shape[DATA_AXIS] * parts
+    if size % step:
+        accumulation = f" x {parts} accumulation steps" if parts > 1 else ""
+        raise ValueError(
+            f"{name} {size} does not split over {mesh.shape[DATA_AXIS]} devices{accumulation}; use "
+            f"a multiple of {step}, such as {-(-size // step) * step}"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over all devices."""
+    return NamedSharding(mesh, P(DATA_AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, P())
+
+
+def state_sharding(mesh: Mesh, abstract_state: Any, rules: Rules = PARAMETER_RULES) -> Any:
+    """A sharding for every leaf of a train state or parameter tree.
+
+    Raises:
+      ValueError: If no rule matches a leaf's path, or the one that does has more axes than the
+        leaf: nothing is replicated in silence.
+    """
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path)
+        rule = next((rule for rule in rules if re.search(rule[0], name)), None)
+        if rule is None:
+            raise ValueError(f"no sharding rule matches {name}; end the rules with ('.*', P())")
+        pattern, spec = rule
+        if len(spec) > leaf.ndim:
+            raise ValueError(
+                f"the sharding rule {pattern!r} has {len(spec)} axes, {spec}, but {name} has "
+                f"shape {leaf.shape}; put a rule for it in front"
+            )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def abstract_state(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER_RULES) -> Any:
+    """Shapes, types and shardings of what `init` returns, without computing it.
+
+    These plain descriptions are what a checkpoint can be restored into and what a program can be
+    compiled for, whether or not the devices exist.
+    """
+    shapes = jax.eval_shape(init)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_sharding(mesh, shapes, rules),
+    )
+
+
+def init_sharded(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER_RULES) -> Any:
+    """Computes `init()` with every leaf in its place."""
+    return jax.jit(init, out_shardings=state_sharding(mesh, jax.eval_shape(init), rules))()
+
+
+def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
+    """Compiles (state, batch) -> (state, metrics) for the mesh; the old state's memory is reused.
+
+    Args:
+      step: The pure step.
+      mesh: Devices.
+      abstract: What `abstract_state` says of the train state.
+    """
+    state = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        step,
+        in_shardings=(state, batch_sharding(mesh)),
+        out_shardings=(state, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def map_rows(mesh: Mesh, function: Callable) -> Callable:
+    """Lets every device compute a function on its own rows, where rows do not meet.
+
+    Compiled for a mesh as it is, a Fourier transform would gather all rows on every device.
+
+    Args:
+      mesh: Devices.
+      function: From trees of arrays with as many rows to such a tree.
+    """
+    rows = P(DATA_AXIS)
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)
+
+
+def copy_to(mesh: Mesh, tree: Any) -> Any:
+    """Copies arrays, however they are sharded, whole to all devices of another mesh.
+
+    With several processes each of them has to call it.
+    """
+
+    def copy(leaf: jax.Array) -> jax.Array:
+        if not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return jax.device_put(leaf, replicated(mesh))
+
+    return jax.tree.map(copy, tree)
+
+
+def put_along(mesh: Mesh, tree: Any, axes: Sequence[int]) -> Any:
+    """Splits the arrays of a tree over the mesh.
+
+    Args:
+      mesh: Devices of this process.
+      tree: Arrays.
+      axes: Of each leaf the axis to split, -1 for none.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    specs = [P() if axis < 0 else P(*[None] * axis, DATA_AXIS) for axis in axes]
+    placed = [
+        jax.device_put(leaf, NamedSharding(mesh, spec))
+        for leaf, spec in zip(leaves, specs, strict=True)
+    ]
+    return jax.tree.unflatten(structure, placed)
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Makes global arrays of the rows that this process loaded."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }

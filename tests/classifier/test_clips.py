@@ -1,0 +1,101 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.classifier.clips import (
+    balanced_batches,
+    read_labelled_clips,
+    read_noise,
+    synthetic_noise,
+)
+from poolformer_jax.data.config import NUM_CLASSES, DataConfig, LabelledDataConfig
+
+
+def test_clips_are_padded_or_cut_to_a_second_as_they_are():
+    rng = np.random.default_rng(0)
+    audio = [rng.integers(-(2**15), 2**15, n).astype(np.int16) for n in (3, 16_000, 20_000)]
+    clips = read_labelled_clips(
+        [{"audio": x, "label": label} for x, label in zip(audio, (2, 0, 1), strict=True)]
+    )
+    assert clips.labels.tolist() == [2, 0, 1] and len(clips) == 3
+    assert clips.audio[0, :3].tolist() == audio[0].tolist() and not clips.audio[0, 3:].any()
+    np.testing.assert_array_equal(clips.audio[1], audio[1])
+    np.testing.assert_array_equal(clips.audio[2], audio[2][:16_000])
+
+
+def test_classes_come_equally_often_and_clips_of_a_class_too():
+    labels = np.repeat(np.int32([0, 2, 3]), [10, 100, 890])  # Class 1 has no clip.
+    draws = np.concatenate(
+        [
+            batch
+            for epoch in range(30)
+            for batch in balanced_batches(labels, batch_size=96, rng=np.random.default_rng(epoch))
+        ]
+    )
+    assert len(draws) == 30 * 11 * 96  # 1,000 clips are 11 batches, the last one filled up.
+    counts = np.bincount(labels[draws], minlength=4) / len(draws)
+    # Four standard errors.
+    assert np.abs(counts - [1 / 3, 0, 1 / 3, 1 / 3]).max() < 4 * np.sqrt(2 / 9 / len(draws))
+    in_small_class = np.bincount(draws, minlength=10)[:10]
+    expected = len(draws) / 30
+    assert np.abs(in_small_class - expected).max() < 4 * np.sqrt(expected)
+
+
+def test_batches_follow_the_generator():
+    labels = np.int32(np.arange(50) % 7)
+
+    def batches(seed):
+        return [*balanced_batches(labels, batch_size=20, rng=np.random.default_rng(seed))]
+
+    np.testing.assert_array_equal(batches(1), batches(1))
+    assert (np.array(batches(1)) != np.array(batches(2))).any()
+
+
+def test_synthetic_noise_is_white_to_red_at_its_level():
+    noise = synthetic_noise(0) / 2**15
+    # Rounded to 16 bits, and clipped hardly ever.
+    np.testing.assert_allclose(np.sqrt(np.mean(noise**2, axis=1)), 0.05, rtol=1e-2)
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    octaves = [(250 * 2**i, 500 * 2**i) for i in range(5)]
+    levels = np.log2([power[:, low:high].mean(axis=1) for low, high in octaves])
+    slopes = np.polyfit(np.arange(5), levels, 1)[0]  # Octave means fall like f^-a: by a each.
+    assert -2.1 < slopes.min() < -1.9 and -0.1 < slopes.max() < 0.1
+    assert (synthetic_noise(1) != synthetic_noise(0)).any()
+
+
+def test_recorded_noise_is_cut_into_seconds(tmp_path):
+    rng = np.random.default_rng(0)
+    tap, bike = (rng.integers(-99, 99, n).astype(np.int16) for n in (40_000, 16_000))
+    write_wav(tmp_path / "tap.wav", tap, 16_000)
+    write_wav(tmp_path / "bike.wav", bike, 16_000)
+    (tmp_path / "README.md").write_text("not noise")
+    expected = np.stack([bike, tap[:16_000], tap[16_000:32_000]])
+    np.testing.assert_array_equal(read_noise(tmp_path), expected)
+
+
+def test_noise_that_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(ValueError, match="holds no WAV file of a second or more"):
+        read_noise(tmp_path)
+    write_wav(tmp_path / "tap.wav", np.zeros(9000, np.int16), 8000)
+    with pytest.raises(ValueError, match=r"tap.wav has 8000 Hz, expected 16000"):
+        read_noise(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["beethoven", "youtubemix"])
+def test_music_has_no_labels(name):
+    with pytest.raises(ValueError, match=f"{name}' has no labels to learn; use one of digits, .*"):
+        LabelledDataConfig(name=name)
+
+
+def test_configuration_is_that_of_the_data_set():
+    for name, partial in itertools.product(NUM_CLASSES, (False, True)):
+        if not (partial and name.startswith("digits")):
+            config = LabelledDataConfig(name=name, partial=partial, data_dir="d", build_seed=3)
+            expected = DataConfig(name=name, partial=partial, data_dir="d", build_seed=3)
+            assert config.data_config == expected
+    with pytest.raises(ValueError, match="unknown data set name 'sc9'"):
+        LabelledDataConfig(name="sc9")
+    with pytest.raises(ValueError, match="noise_dir must be a path or None"):
+        LabelledDataConfig(noise_dir="")

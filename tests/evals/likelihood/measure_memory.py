@@ -1,0 +1,59 @@
+"""Evaluates long random clips in chunks; prints the process's peak of memory as JSON.
+
+    python -m tests.evals.likelihood.measure_memory LENGTH CHUNK_LENGTH
+
+Run in a process of its own: a peak never falls. Clips come through the data pipeline, parameters
+are random. LENGTH and CHUNK_LENGTH are in samples.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import numpy as np
+
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.pipeline import eval_batches
+from poolformer_jax.evals.likelihood.evaluator import make_likelihood_evaluator
+from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.poolformer.model import init_params
+
+MODEL = PoolformerConfig(
+    width=32,
+    recurrent_width=64,
+    num_gate_blocks=8,
+    pool_factors=(4, 4, 10),
+    layers=(0, 0, 1, 1),
+    platform="cpu",
+)
+CLIPS = 4
+
+
+def make_clip(index, length):
+    """A random walk that is pulled to silence."""
+    steps = np.random.default_rng(index).normal(0, 500, length)
+    return {"audio": np.clip(np.cumsum(steps) - np.cumsum(steps).mean(), -3e4, 3e4).astype("<i2")}
+
+
+def main(length, chunk_length):
+    source = [make_clip(index, length) for index in range(CLIPS)]
+    evaluate = make_likelihood_evaluator(
+        MODEL,
+        put_batch=lambda batch: jax.tree.map(jax.numpy.asarray, dict(batch)),
+        chunk_length=chunk_length,
+    )
+    batches = eval_batches(source, DataConfig(seq_len=length), batch_size=2)
+    likelihood = evaluate(init_params(MODEL, jax.random.key(0)), batches)
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    print(json.dumps({"peak_bytes": 1024 * int(peak.group(1)), **likelihood.summary()}))
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,119 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from poolformer_jax.evals.scores.reference import ReferenceStatistics, reference_key
+
+KEY = reference_key(classifier="c0", front_end="f0", data="d0")
+
+
+def make_reference(seed=0, key=KEY, n=20, d=3):
+    rng = np.random.default_rng(seed)
+    log_probs = log_softmax(rng.standard_normal((n, 4)), axis=1)
+    return ReferenceStatistics.of(rng.standard_normal((n, d)), log_probs, key=key, num_cells=2)
+
+
+def flat(reference):
+    out = {}
+
+    def walk(value, name):
+        if isinstance(value, dict):
+            for key, part in value.items():
+                walk(part, f"{name}.{key}")
+        else:
+            out[name] = np.asarray(value).tolist()
+
+    walk(dataclasses.asdict(reference), "")
+    return out
+
+
+def test_statistics_are_those_of_the_clips():
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((30, 3))
+    probs = rng.dirichlet(np.ones(4), 30)
+    reference = ReferenceStatistics.of(features, np.log(probs), key=KEY, num_cells=5)
+    # Sums of 30 float64 numbers.
+    np.testing.assert_allclose(reference.gaussian.mean, features.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(
+        reference.gaussian.covariance, np.cov(features, rowvar=False), rtol=1e-12, atol=1e-14
+    )
+    np.testing.assert_allclose(reference.probs, probs.mean(axis=0), rtol=1e-12)
+    assert len(reference.cells.counts) == 5 and reference.cells.counts.sum() == 30
+
+
+def test_file_holds_every_bit(tmp_path):
+    reference = make_reference()
+    reference.save(tmp_path / "new" / "reference.npz")
+    assert flat(ReferenceStatistics.load(tmp_path / "new" / "reference.npz", key=KEY)) == flat(
+        reference
+    )
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["reference.npz"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "reference.npz"
+    make_reference(0).save(path)
+    before = path.read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        make_reference(1).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_of_something_else_is_refused(tmp_path):
+    make_reference().save(tmp_path / "reference.npz")
+    other = reference_key(classifier="c1", front_end="f0", data="d0")
+    with pytest.raises(ValueError, match=f"key {KEY}, expected {other}"):
+        ReferenceStatistics.load(tmp_path / "reference.npz", key=other)
+
+
+def test_missing_file_is_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        ReferenceStatistics.load(tmp_path / "reference.npz", key=KEY)
+
+
+def test_damage_never_passes(tmp_path):
+    """Any cut, and any flipped byte: an error, or (in a field that nobody reads) no difference."""
+    path = tmp_path / "reference.npz"
+    reference = make_reference()
+    reference.save(path)
+    whole = path.read_bytes()
+    expected = flat(reference)
+    refused = 0
+    for position in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[position] ^= 0xFF
+        for content in (bytes(flipped), whole[:position]):
+            path.write_bytes(content)
+            try:
+                loaded = ReferenceStatistics.load(path, key=KEY)
+            except ValueError as error:
+                assert "is damaged" in str(error)
+                refused += 1
+            else:
+                assert flat(loaded) == expected, position
+    # All cuts, and three quarters of the flips at least: the arrays and their headers.
+    assert refused > 1.7 * len(range(0, len(whole), 7))
+
+
+def test_key_depends_on_every_part():
+    parts = {"classifier": "c0", "front_end": "f0", "data": "d0", "num_cells": 50}
+    assert reference_key(**parts) == KEY
+    changes = {"classifier": "c1", "front_end": "f1", "data": "d1", "num_cells": 49}
+    keys = {reference_key(**{**parts, name: value}) for name, value in changes.items()}
+    # And none can be mistaken for another.
+    swapped = reference_key(classifier="f0", front_end="c0", data="d0")
+    assert len({KEY, swapped, *keys}) == 6
+
+
+def test_key_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="front_end is empty"):
+        reference_key(classifier="c0", front_end="", data="d0")

@@ -1,0 +1,211 @@
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from poolformer_jax.evals.samples.clip_sets import real_set
+from poolformer_jax.evals.samples.generated import GeneratedClips
+from poolformer_jax.evals.samples.wav_folder import FolderReport
+from poolformer_jax.evals.scores.classified import classify_clips
+from poolformer_jax.evals.scores.likelihood_filter import likelihood_quantile_filter
+from poolformer_jax.evals.scores.reference import reference_key
+from poolformer_jax.evals.scores.scoring import (
+    Scorer,
+    cached_reference,
+    check_classes,
+    data_hash,
+    find_count_warnings,
+    find_warnings,
+    score_generated,
+    write_result,
+)
+from poolformer_jax.sampling.folder import make_row
+from tests.classifier.random_classifier import saved_classifier
+from tests.evals.scores.recordings import tones
+
+CLASSES = tuple("0123456789")
+CLASSIFIER = saved_classifier()
+
+
+def classify(clips):
+    return classify_clips(CLASSIFIER, clips, batch_size=32)
+
+
+def key_of(**changes):
+    parts = {"classifier": "c", "front_end": "f", "data": data_hash("m", "train"), "num_cells": 8}
+    return reference_key(**(parts | changes))
+
+
+def make_reference(folder, source, classify=classify, **changes):
+    key = key_of(**changes)
+    clips = real_set(source, "train")
+    return cached_reference(folder / f"{key}.npz", clips, classify, key=key, num_cells=8)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return tones(90)
+
+
+@pytest.fixture(scope="module")
+def scorer(train, tmp_path_factory):
+    reference = make_reference(tmp_path_factory.mktemp("references"), train)
+    return Scorer(reference=reference, resamples=0)
+
+
+def score(scorer, source):
+    return scorer.score("set", "set", classify(real_set(source, "test")))
+
+
+def test_reference_against_itself(scorer, train):
+    metrics = score(scorer, train).metrics
+    # The traces are sums of squares of float32 features; float64 leaves 1e-15 of them.
+    scale = np.trace(scorer.reference.gaussian.covariance)
+    assert metrics.fid.value < 1e-10 * scale
+    assert metrics.ndb.value == 0
+    assert metrics.num_samples == metrics.num_reference == 90
+    assert metrics.fid.interval is None
+
+
+def test_the_noisier_the_farther(scorer):
+    fids = [
+        score(scorer, tones(60, seed=1, noise=noise)).metrics.fid.value
+        for noise in (0.01, 0.03, 0.1, 0.5)
+    ]
+    assert fids == sorted(fids) and fids[-1] > 10 * fids[0]
+
+
+def test_reference_is_computed_once_for_each_classifier_front_end_and_data(train, tmp_path):
+    calls = []
+
+    def counted(clips):
+        calls.append(clips.name)
+        return classify(clips)
+
+    first = make_reference(tmp_path, train, counted)
+    (path,) = tmp_path.iterdir()
+    written = path.stat().st_mtime_ns
+    again = make_reference(tmp_path, train, counted)
+    assert calls == ["real_train"] and path.stat().st_mtime_ns == written
+    np.testing.assert_array_equal(again.gaussian.scatter, first.gaussian.scatter)
+    np.testing.assert_array_equal(again.cells.centroids, first.cells.centroids)
+    make_reference(tmp_path, train, counted, classifier="another")
+    make_reference(tmp_path, train, counted, front_end="another")
+    make_reference(tmp_path, train, counted, data=data_hash("m", "test"))
+    make_reference(tmp_path, train, counted, data=data_hash("another", "train"))
+    assert len(calls) == len(list(tmp_path.iterdir())) == 5
+
+
+def generated(clips, *, log_likelihoods=None, settings=None):
+    rows = None
+    if log_likelihoods is not None:
+        rows = tuple(
+            make_row(clip, seed=0, label=None, log_probs=np.array([value]))
+            for clip, value in enumerate(log_likelihoods)
+        )
+    return GeneratedClips(
+        folder=pathlib.Path("runs/x"), paths=(), settings=settings, rows=rows, clips=clips
+    )
+
+
+def test_filtered_row_is_of_the_clips_of_middling_likelihood(scorer):
+    source = tones(40, seed=2)
+    log_likelihoods = np.random.default_rng(0).normal(size=40)
+    clips = dataclasses.replace(real_set(source, "test"), name="samples", title="generated")
+    classified = classify(clips)
+    samples = generated(clips, log_likelihoods=log_likelihoods, settings={})
+    sets, _ = score_generated(samples, classified, scorer)
+    assert [scored.name for scored in sets] == ["samples", "samples_filtered"]
+    kept = likelihood_quantile_filter(log_likelihoods)
+    assert len(kept) == 11  # int(0.95 * 20) - int(0.40 * 20)
+    expected = score(scorer, [source[clip] for clip in kept])
+    found = sets[1]
+    assert found.title == "generated, filtered 0.40–0.95"
+    assert found.clips.names == expected.clips.names
+    assert found.clips.labels.tolist() == expected.clips.labels.tolist()
+    for name, value in dataclasses.asdict(expected.metrics).items():
+        if isinstance(value, dict):
+            # Other batches, so the features differ in float32's last digits.
+            assert getattr(found.metrics, name).value == pytest.approx(value["value"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ({}, None),
+        ({"settings": {}}, "runs/x is not complete: launch.sample"),
+        ({"settings": {}, "log_likelihoods": [0.1, 0.2, 0.3, 0.4]}, "of 4 clips 1 is left"),
+    ],
+    ids=["another generator", "interrupted", "too few"],
+)
+def test_without_enough_likelihoods_no_filtered_row(scorer, options, warning):
+    clips = real_set(tones(4), "test")
+    sets, warnings = score_generated(generated(clips, **options), classify(clips), scorer)
+    assert len(sets) == 1
+    assert len(warnings) == (1 if warning is None else 2)  # They are short, in any case.
+    assert warning is None or warning in warnings[1]
+
+
+def test_warnings_count_and_name_what_is_odd(scorer):
+    scored = score(scorer, tones(6))
+    report = FolderReport(
+        num_clips=6,
+        silent=("a.wav", "b.wav", "c.wav", "d.wav"),
+        non_finite=("e.wav",),
+        resampled=2,
+        padded=5,
+        truncated=3,
+    )
+    odd = dataclasses.replace(scored, clips=dataclasses.replace(scored.clips, report=report))
+    silent, broken, short, long, converted = find_warnings(odd)
+    assert silent.startswith("4 of 6") and silent.endswith("a.wav, b.wav, c.wav, ...")
+    assert broken.startswith("1 of 6") and broken.endswith("e.wav")
+    assert short.startswith("5 of 6") and "shorter than a second" in short
+    assert long.startswith("3 of 6") and "first second" in long
+    assert converted.startswith("2 of 6")
+    as_they_should_be = dataclasses.replace(scored.clips, report=FolderReport(num_clips=6))
+    assert find_warnings(dataclasses.replace(scored, clips=as_they_should_be)) == []
+
+
+def test_each_set_of_few_clips_and_unequal_numbers_are_named(scorer):
+    few = score(scorer, tones(6))
+    metrics = dataclasses.replace(few.metrics, num_samples=2_048, fid_is_biased=False)
+    enough = dataclasses.replace(few, title="enough", metrics=metrics)
+    other = dataclasses.replace(few, title="other")
+    first, second, unequal = find_count_warnings([few, enough, other])
+    assert first.startswith("FID is biased: set has 6 clips, fewer than 2,048")
+    assert second.startswith("FID is biased: other has 6 clips, fewer than 2,048")
+    assert "(set: 6; enough: 2,048; other: 6)" in unequal and "NDB looks better" in unequal
+    assert len(find_count_warnings([few, other])) == 2
+    assert find_count_warnings([enough, enough]) == []
+
+
+def test_classes_must_be_the_data_sets():
+    check_classes(["a", "b"], ("a", "b"), "digits")
+    with pytest.raises(ValueError, match=r"classes \(b, a\) are not those of the data set 'digits"):
+        check_classes(["b", "a"], ("a", "b"), "digits")
+    with pytest.raises(ValueError, match="'beethoven' has no classes"):
+        check_classes(["a", "b"], (), "beethoven")
+
+
+def test_file_tells_scores_clips_and_classes_in_strict_json(scorer, tmp_path):
+    scored = score(dataclasses.replace(scorer, resamples=4), tones(12, seed=3))
+    infinite = dataclasses.replace(scored.metrics.modified_inception_score, value=math.inf)
+    metrics = dataclasses.replace(scored.metrics, modified_inception_score=infinite)
+    sets = [dataclasses.replace(scored, metrics=metrics)]
+    about = {"seed": 0, "clips_per_second": None}
+    path = write_result(tmp_path, sets, ["careful"], about=about, class_names=CLASSES)
+    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert content["seed"] == 0 and content["warnings"] == ["careful"]
+    (found,) = content["sets"]
+    assert found["metrics"]["fid"]["value"] == scored.metrics.fid.value
+    assert found["metrics"]["fid"]["interval"]["resamples"] == 4
+    assert found["metrics"]["modified_inception_score"]["value"] is None
+    assert found["clips"]["count"] == 12 and found["clips"]["padded"] == 12
+    assert sum(found["predicted"].values()) == 12 and list(found["predicted"]) == list(CLASSES)
+    assert [sum(row) for row in found["confusion"]] == [2, 2] + [1] * 8
+    assert found["accuracy"] == sum(found["confusion"][k][k] for k in range(10)) / 12
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]

@@ -1,0 +1,93 @@
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from poolformer_jax import sharding
+
+
+@pytest.mark.slow
+def test_eight_devices_train_like_one():
+    command = [sys.executable, "-m", "tests.training.compare_devices"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    print(result)
+    assert result["devices"] == 8
+    assert len(set(result["losses"])) == 5
+    assert result["loss_difference"] <= 1e-6
+    assert result["parameter_difference"] <= 1e-6
+    # How far the parameters moved, not how large they are: other dropout masks on other devices,
+    # or a mean of means, would show as 0.01 and more. (Adam amplifies small gradients' rounding.)
+    assert result["update_difference"] <= 1e-4
+
+
+@pytest.mark.slow
+def test_eight_devices_train_a_classifier_like_one():
+    command = [sys.executable, "-m", "tests.classifier.compare_classifier_devices"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout)
+    print(result)
+    assert result["devices"] == 8 and len(set(result["losses"])) == 3
+    # Sums in another order. Statistics of parts of a batch, or other changes of the clips, would
+    # show as 0.01 or more.
+    assert result["loss_difference"] <= 1e-6
+    assert max(result["update_difference"]) <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(jax.devices()[:8])
+
+
+@pytest.mark.parametrize(
+    ("size", "parts", "message"),
+    [
+        (12, 1, "train.batch_size 12 .* 8 devices; .* such as 16"),
+        (8, 2, "train.batch_size 8 .* 8 devices x 2 accumulation steps; .* such as 16"),
+    ],
+)
+def test_batches_that_do_not_split_are_named(mesh, size, parts, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.check_batch_size("train.batch_size", size, mesh, parts=parts)
+
+
+def test_batches_that_split_pass(mesh):
+    sharding.check_batch_size("train.batch_size", 32, mesh, parts=4)
+
+
+TREE = {"a": {"kernel": np.arange(48.0).reshape(16, 3)}, "step": np.int32(7)}
+RULES = ((r"kernel", P(sharding.DATA_AXIS)), (r".*", P()))
+
+
+def test_rules_place_every_leaf(mesh):
+    placed = sharding.init_sharded(mesh, lambda: jax.tree.map(jnp.asarray, TREE), RULES)
+    assert placed["a"]["kernel"].addressable_shards[3].data.shape == (2, 3)
+    assert placed["step"].sharding.is_fully_replicated
+    replicated = sharding.state_sharding(mesh, TREE)
+    assert all(s.is_fully_replicated for s in jax.tree.leaves(replicated))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (((r".*", P(sharding.DATA_AXIS)),), r"rule '.*' has 1 axes.*step.* has shape \(\)"),
+        (((r"kernel", P()),), r"no sharding rule matches .*step"),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_an_error(mesh, rules, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.state_sharding(mesh, TREE, rules)
+
+
+def test_sharded_arrays_are_copied_whole_to_another_mesh(mesh):
+    placed = sharding.init_sharded(mesh, lambda: jax.tree.map(jnp.asarray, TREE), RULES)
+    copied = sharding.copy_to(sharding.make_mesh(jax.devices()[:1]), placed)
+    jax.tree.map(np.testing.assert_array_equal, copied, TREE)
+    assert len(copied["a"]["kernel"].devices()) == 1
