@@ -76,7 +76,8 @@ def main(argv):
 
     from poolformer_jax import sharding
     from poolformer_jax.classifier.files import classifier_hash, load_classifier
-    from poolformer_jax.data.builders import prepare
+    from poolformer_jax.data.builders.folders import cache_dir
+    from poolformer_jax.data.source import describe_dataset, open_splits
     from poolformer_jax.evals.samples import clip_sets
     from poolformer_jax.evals.samples.generated import open_generated
     from poolformer_jax.evals.scores import classified as classify_clips
@@ -90,9 +91,9 @@ def main(argv):
             raise ValueError(f"{classifier_dir} was replaced while it was read; run this again")
         num_classes = len(classifier.class_names)
         samples = open_generated(folder, num_classes=num_classes, resample=_RESAMPLE.value)
-        facts = prepare.describe_dataset(data)
+        facts = describe_dataset(data)
         score_samples.check_classes(classifier.class_names, facts.class_names, data.name)
-        splits = prepare.open_splits(data)
+        splits = open_splits(data)
         baselines = clip_sets.baseline_sets(
             _BASELINES.value,
             splits,
@@ -120,7 +121,7 @@ def main(argv):
         data=score_samples.data_hash(facts.manifest_sha256, split),
         num_cells=_NUM_CELLS.value,
     )
-    kept_in = pathlib.Path(_REFERENCE_DIR.value or prepare.cache_dir() / "references")
+    kept_in = pathlib.Path(_REFERENCE_DIR.value or cache_dir() / "references")
     # A clip may be of another rate or damaged; both are found before anything else is classified.
     with command_line.user_errors():
         generated = classify(samples.clips)

@@ -61,7 +61,7 @@ def main(argv):
     from poolformer_jax.classifier.inference import log_mels, make_classification
     from poolformer_jax.classifier.network import count_params
     from poolformer_jax.classifier.training import train_classifier
-    from poolformer_jax.data.builders.prepare import open_splits
+    from poolformer_jax.data.source import open_splits
     from poolformer_jax.experiment.environment import describe_environment
     from poolformer_jax.training.loop import TrainingDivergedError
 

@@ -33,8 +33,8 @@ def pytest_unconfigure(config):
 def tiny_config(tmp_path_factory):
     """A configuration of 80 / 20 / 20 spoken digits, built once per session."""
     pytest.importorskip("espeakng_loader")
-    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.config import DataConfig
+    from poolformer_jax.data.source import open_splits
 
     config = DataConfig(name="digits_tiny", data_dir=str(tmp_path_factory.mktemp("data")))
     open_splits(config)["train"]

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 from poolformer_jax.audio.codec import CodecName
-
-DATASETS = ("digits", "digits_tiny", "fsdd", "sc09", "beethoven", "youtubemix")
-
-SAMPLE_RATE = 16_000
-"""Of every data set, in Hz."""
-
-NUM_CLASSES = {"digits": 10, "digits_tiny": 10, "fsdd": 10, "sc09": 10}
-"""Labels of the data sets of speech; music has none."""
+from poolformer_jax.config_checks import check_at_least, check_seed, check_types
+from poolformer_jax.data.datasets import DATASETS, Dataset
 
 BUCKET_SCHEMES = ("gs", "s3", "az")  # Those that etils.epath opens.
 
@@ -60,48 +54,23 @@ class DataConfig:
     build_seed: int = 0
 
     def __post_init__(self):
+        check_types(self)
         if self.name not in DATASETS:
             raise ValueError(f"unknown data set name {self.name!r}; known: {', '.join(DATASETS)}")
-        if self.codec not in get_args(CodecName):
-            raise ValueError(
-                f"unknown codec {self.codec!r}; known: {', '.join(get_args(CodecName))}"
-            )
-        if self.crop not in get_args(Crop):
-            raise ValueError(f"unknown crop {self.crop!r}; known: {', '.join(get_args(Crop))}")
-        for field in ("partial", "normalize"):
-            value = getattr(self, field)
-            if not isinstance(value, bool):
-                raise ValueError(f"{field} must be True or False, got {value!r}")
-        if self.partial and self.name.startswith("digits"):
+        if self.partial and not self.dataset.has_archive:
             raise ValueError(f"partial is for published archives; {self.name!r} is always whole")
-        if not _is_int(self.seq_len) or self.seq_len < 1:
+        check_at_least(self, 1, "seq_len")
+        if self.train_len is not None and not 1 <= self.train_len <= self.seq_len:
             raise ValueError(
-                f"seq_len must be a positive whole number of samples, got {self.seq_len!r}; "
-                "one second is 16000"
+                f"train_len {self.train_len} must be None, or in 1 to seq_len {self.seq_len}"
             )
-        if self.train_len is not None and not (
-            _is_int(self.train_len) and 1 <= self.train_len <= self.seq_len
-        ):
-            raise ValueError(
-                f"train_len must be None or a whole number in 1 to seq_len {self.seq_len}, got "
-                f"{self.train_len!r}"
-            )
-        if self.data_dir is not None and not (isinstance(self.data_dir, str) and self.data_dir):
-            raise ValueError(
-                f"data_dir must be a path or None for the cache folder, got {self.data_dir!r}"
-            )
-        if self.data_dir and re.match(r"\w+:/", self.data_dir):
-            schemes = "|".join(BUCKET_SCHEMES)
-            if not re.match(rf"(?:{schemes})://[^/]", self.data_dir):
-                raise ValueError(
-                    f"data_dir {self.data_dir!r} is neither a path nor a bucket; buckets are "
-                    f"written as {BUCKET_SCHEMES[0]}://bucket/folder, and may also be "
-                    f"{' or '.join(f'{scheme}://' for scheme in BUCKET_SCHEMES[1:])}"
-                )
-        for field in ("seed", "build_seed"):
-            value = getattr(self, field)
-            if not _is_int(value) or not 0 <= value < 2**31:
-                raise ValueError(f"{field} must be a whole number in 0 to 2^31 - 1, got {value!r}")
+        _check_data_dir(self.data_dir)
+        check_seed(self, "seed", "build_seed")
+
+    @property
+    def dataset(self) -> Dataset:
+        """The line of the table of data sets that `name` is of."""
+        return DATASETS[self.name]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,16 +96,14 @@ class LabelledDataConfig:
     noise_dir: str | None = None
 
     def __post_init__(self):
-        _ = self.data_config
-        if self.name not in NUM_CLASSES:
+        check_types(self)
+        if not self.data_config.dataset.num_classes:
+            labelled = ", ".join(name for name, known in DATASETS.items() if known.num_classes)
             raise ValueError(
-                f"the data set {self.name!r} has no labels to learn; use one of "
-                f"{', '.join(NUM_CLASSES)}"
+                f"the data set {self.name!r} has no labels to learn; use one of {labelled}"
             )
-        if self.noise_dir is not None and not (isinstance(self.noise_dir, str) and self.noise_dir):
-            raise ValueError(
-                f"noise_dir must be a path or None for synthetic noise, got {self.noise_dir!r}"
-            )
+        if self.noise_dir == "":
+            raise ValueError("noise_dir must be a path or None for synthetic noise, got ''")
 
     @property
     def data_config(self) -> DataConfig:
@@ -149,5 +116,17 @@ class LabelledDataConfig:
         )
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _check_data_dir(data_dir: str | None) -> None:
+    if data_dir == "":
+        raise ValueError("data_dir must be a path or None for the cache folder, got ''")
+    schemes = "|".join(BUCKET_SCHEMES)
+    if (
+        data_dir
+        and re.match(r"\w+:/", data_dir)
+        and not re.match(rf"(?:{schemes})://[^/]", data_dir)
+    ):
+        raise ValueError(
+            f"data_dir {data_dir!r} is neither a path nor a bucket; buckets are written as "
+            f"{BUCKET_SCHEMES[0]}://bucket/folder, and may also be "
+            f"{' or '.join(f'{scheme}://' for scheme in BUCKET_SCHEMES[1:])}"
+        )

@@ -10,7 +10,7 @@ from ml_collections import config_dict
 
 from poolformer_jax.classifier.config import AugmentConfig, ClassifierTrainConfig
 from poolformer_jax.classifier.network import ClassifierConfig
-from poolformer_jax.data.config import NUM_CLASSES, LabelledDataConfig
+from poolformer_jax.data.config import LabelledDataConfig
 from poolformer_jax.experiment.sections import default_sections, make_sections
 
 
@@ -32,7 +32,7 @@ class ClassifierExperiment:
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self):
-        num_classes = NUM_CLASSES[self.data.name]
+        num_classes = self.data.data_config.dataset.num_classes
         if self.model.num_classes != num_classes:
             raise ValueError(
                 f"model.num_classes {self.model.num_classes} does not fit data.name "

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ml_collections import config_dict
 
 from poolformer_jax.audio.codec import NUM_CODES, silence_code
-from poolformer_jax.data.config import NUM_CLASSES, DataConfig
+from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.sections import (
     default_sections,
     differences,
@@ -55,7 +55,7 @@ class Experiment:
                 raise ValueError(
                     f"model.{name} {value} does not fit data.codec {codec!r}; use {wanted}"
                 )
-        num_classes = NUM_CLASSES.get(self.data.name, 0)
+        num_classes = self.data.dataset.num_classes
         if self.model.num_classes not in (0, num_classes):
             raise ValueError(
                 f"model.num_classes {self.model.num_classes} does not fit data.name "

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import logging
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,9 +17,10 @@ from jaxtyping import Int16
 
 from poolformer_jax.audio.wav import parse_wav
 from poolformer_jax.data.builders.archive import Archive, open_archive
-from poolformer_jax.data.builders.download import HubArchive
+from poolformer_jax.data.builders.download import HubArchive, download_archive
 from poolformer_jax.data.builders.features import clip_features
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.datasets import SAMPLE_RATE
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,6 +82,45 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
     SOURCE_RATE: ClassVar[int] = SAMPLE_RATE
     EXPECTED_CLIPS: ClassVar[Mapping[str, int]] = {}
     HUB_ARCHIVE: ClassVar[HubArchive | None] = None
+
+    @classmethod
+    def recipe(cls, config: DataConfig) -> RecordingsConfig:
+        """What to build for a configuration; where the archive is must be filled in."""
+        return RecordingsConfig(allow_partial=config.partial)
+
+    @classmethod
+    def find_archive(
+        cls, manual_dir: str | os.PathLike[str] | None, *, download: bool
+    ) -> str | os.PathLike[str]:
+        """Returns where the archive is: manual_dir, or what is downloaded from the Hub.
+
+        Raises:
+          FileNotFoundError: If manual_dir does not exist.
+          ImportError: If the client of the Hub is not installed.
+          OSError: If the download fails.
+          ValueError: If neither is given, or there is nothing on the Hub.
+        """
+        names = " or ".join(cls.ARCHIVE_NAMES)
+        if manual_dir is not None:
+            if not os.fspath(manual_dir) or not pathlib.Path(manual_dir).expanduser().exists():
+                raise FileNotFoundError(
+                    f"manual_dir {os.fspath(manual_dir)!r} does not exist; name the folder that "
+                    f"holds {names}, or the one it was extracted to"
+                )
+            return manual_dir
+        if download and cls.HUB_ARCHIVE:
+            _LOG.info("Downloading %s from the Hugging Face Hub", cls.TITLE)
+            return download_archive(cls.HUB_ARCHIVE)
+        if download:
+            raise ValueError(
+                f"{cls.TITLE} is not on the Hugging Face Hub in its published form; get {names} "
+                f"({cls.HOMEPAGE}) and pass its folder as --manual_dir"
+            )
+        hint = ", or pass --download to get it from the Hugging Face Hub" if cls.HUB_ARCHIVE else ""
+        raise ValueError(
+            f"{cls.name!r} is built from its published archive: name the folder that holds {names} "
+            f"as --manual_dir ({cls.HOMEPAGE}){hint}"
+        )
 
     @abc.abstractmethod
     def plan(self, archive: Archive) -> Plan:

@@ -16,8 +16,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from poolformer_jax.data.builders.prepare import Source
-from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.source import Source
 from poolformer_jax.evals.likelihood.evaluator import Likelihood
 from poolformer_jax.evals.likelihood.position_curve import position_curve
 from poolformer_jax.evals.scores.bootstrap import bootstrap_ratio
@@ -92,7 +92,7 @@ def name_variant(
         "normalized" if data.normalize else "unnormalized": data.normalize != own.normalize,
         weights: weights != "ema",
         f"step{step}": step is not None,
-        f"{data.seq_len / SAMPLE_RATE:.12g}s": data.seq_len != own.seq_len,
+        f"{data.seq_len / data.dataset.sample_rate:.12g}s": data.seq_len != own.seq_len,
     }
     return "".join(f"_{part}" for part, differs in parts.items() if differs)
 
