@@ -16,41 +16,26 @@ Crop = Literal["start", "random"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """A data set and how its clips become tokens.
+class DatasetConfig:
+    """Which data set, and where it is kept.
 
     Attributes:
       name: "digits" (10,400 spoken digits, synthesised on first use) or "digits_tiny" (120 of them,
         for tests); "fsdd", "sc09", "beethoven" or "youtubemix", which `launch.prepare_data` makes
         from their published archives.
       partial: Whether to use the subset of such an archive that --allow_partial prepares.
-      codec: "mu_law" or "linear" (8 bit), or "pcm16" (16 bit, for a model of 65,536 codes).
-      normalize: Whether each clip's minimum and maximum are scaled to -1 and 1.
-      seq_len: Tokens per example (samples at 16 kHz); longer clips are cut, in evaluation too, and
-        shorter ones padded.
-      train_len: Tokens of a training example: a part of each clip. None is seq_len, which
-        evaluation always uses.
-      crop: Which part: its "start", or one that begins at a "random" sample, drawn anew in every
-        epoch. Either way a clip is normalised as a whole.
       data_dir: Where built data sets are kept; None is $XDG_CACHE_HOME/poolformer_jax or
         ~/.cache/poolformer_jax. A bucket (gs://, s3://, az://) is copied there before use.
-      seed: Order and crops of the training examples.
       build_seed: Takes that the "digits" builder draws; each seed is built into its own folder. It
-        is apart from `seed` so that runs of several seeds share one validation set.
+        is apart from the seeds of training so that runs of several seeds share one validation set.
 
     Raises:
       ValueError: On construction, for a value that cannot work.
     """
 
-    name: str = "digits"
+    name: str
     partial: bool = False
-    codec: CodecName = "mu_law"
-    normalize: bool = True
-    seq_len: int = 16_000
-    train_len: int | None = None
-    crop: Crop = "start"
     data_dir: str | None = None
-    seed: int = 0
     build_seed: int = 0
 
     def __post_init__(self):
@@ -59,74 +44,75 @@ class DataConfig:
             raise ValueError(f"unknown data set name {self.name!r}; known: {', '.join(DATASETS)}")
         if self.partial and not self.dataset.has_archive:
             raise ValueError(f"partial is for published archives; {self.name!r} is always whole")
+        if self.data_dir == "":
+            raise ValueError("data_dir must be a path or None for the cache folder, got ''")
+        # A URL, but none of a bucket.
+        if re.match(rf"(?!(?:{'|'.join(BUCKET_SCHEMES)})://[^/])\w+:/", self.data_dir or ""):
+            raise ValueError(
+                f"data_dir {self.data_dir!r} is neither a path nor a bucket; buckets are written "
+                f"as {BUCKET_SCHEMES[0]}://bucket/folder, and may also be "
+                f"{' or '.join(f'{scheme}://' for scheme in BUCKET_SCHEMES[1:])}"
+            )
+        check_seed(self, "build_seed")
+
+    @property
+    def dataset(self) -> Dataset:
+        """What is known of the data set."""
+        return DATASETS[self.name]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(DatasetConfig):
+    """A data set and how its clips become tokens; see also `DatasetConfig`.
+
+    Attributes:
+      codec: "mu_law" or "linear" (8 bit), or "pcm16" (16 bit, for a model of 65,536 codes).
+      normalize: Whether each clip's minimum and maximum are scaled to -1 and 1.
+      seq_len: Tokens per example (samples at 16 kHz); longer clips are cut, in evaluation too, and
+        shorter ones padded.
+      train_len: Tokens of a training example: a part of each clip. None is seq_len, which
+        evaluation always uses.
+      crop: Which part: its "start", or one that begins at a "random" sample, drawn anew in every
+        epoch. Either way a clip is normalised as a whole.
+      seed: Order and crops of the training examples.
+    """
+
+    name: str = "digits"
+    codec: CodecName = "mu_law"
+    normalize: bool = True
+    seq_len: int = 16_000
+    train_len: int | None = None
+    crop: Crop = "start"
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
         check_at_least(self, 1, "seq_len")
         if self.train_len is not None and not 1 <= self.train_len <= self.seq_len:
             raise ValueError(
                 f"train_len {self.train_len} must be None, or in 1 to seq_len {self.seq_len}"
             )
-        _check_data_dir(self.data_dir)
-        check_seed(self, "seed", "build_seed")
-
-    @property
-    def dataset(self) -> Dataset:
-        """The line of the table of data sets that `name` is of."""
-        return DATASETS[self.name]
+        check_seed(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelledDataConfig:
-    """A data set of labelled clips.
+class LabelledDataConfig(DatasetConfig):
+    """A data set of labelled clips; see also `DatasetConfig`.
 
     Attributes:
-      name: See `DataConfig`; one that has labels.
-      partial: See `DataConfig`.
-      data_dir: See `DataConfig`.
-      build_seed: See `DataConfig`.
       noise_dir: Folder of 16-bit mono WAV files at 16 kHz, such as `_background_noise_` of Speech
         Commands, to mix into training clips; None is synthetic noise.
-
-    Raises:
-      ValueError: On construction, for a value that cannot work.
     """
 
     name: str = "sc09"
-    partial: bool = False
-    data_dir: str | None = None
-    build_seed: int = 0
     noise_dir: str | None = None
 
     def __post_init__(self):
-        check_types(self)
-        if not self.data_config.dataset.num_classes:
+        super().__post_init__()
+        if not self.dataset.num_classes:
             labelled = ", ".join(name for name, known in DATASETS.items() if known.num_classes)
             raise ValueError(
                 f"the data set {self.name!r} has no labels to learn; use one of {labelled}"
             )
         if self.noise_dir == "":
             raise ValueError("noise_dir must be a path or None for synthetic noise, got ''")
-
-    @property
-    def data_config(self) -> DataConfig:
-        """The same data set, to be opened."""
-        return DataConfig(
-            name=self.name,
-            partial=self.partial,
-            data_dir=self.data_dir,
-            build_seed=self.build_seed,
-        )
-
-
-def _check_data_dir(data_dir: str | None) -> None:
-    if data_dir == "":
-        raise ValueError("data_dir must be a path or None for the cache folder, got ''")
-    schemes = "|".join(BUCKET_SCHEMES)
-    if (
-        data_dir
-        and re.match(r"\w+:/", data_dir)
-        and not re.match(rf"(?:{schemes})://[^/]", data_dir)
-    ):
-        raise ValueError(
-            f"data_dir {data_dir!r} is neither a path nor a bucket; buckets are written as "
-            f"{BUCKET_SCHEMES[0]}://bucket/folder, and may also be "
-            f"{' or '.join(f'{scheme}://' for scheme in BUCKET_SCHEMES[1:])}"
-        )

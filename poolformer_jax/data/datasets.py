@@ -19,12 +19,12 @@ class Dataset:
 
     Attributes:
       builder: "module:Class" in `data/builders/`, imported on use. Besides what TFDS asks of a
-        builder, the class has `recipe(config: DataConfig)`, which returns its configuration.
+        builder, the class has `recipe(config: DatasetConfig)`, which returns its configuration.
       num_classes: Number of labels; 0 for music, which has none.
       codec: The codec that published results use.
       sample_rate: In Hz, of the clips that are built.
-      has_archive: Whether it is built from a published archive, of which a part may do; otherwise
-        it is synthesised.
+      has_archive: Whether it is built from a published archive, which may also be prepared in part;
+        otherwise it is synthesised.
       options: More fields of the builder's configuration.
     """
 

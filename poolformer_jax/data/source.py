@@ -21,7 +21,7 @@ from poolformer_jax.data.builders.prepare import (
     prepare_command,
     relative_folder,
 )
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import DatasetConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
 
 Source = Sequence[Mapping[str, Any]]
@@ -44,7 +44,7 @@ class DatasetFacts:
     manifest_sha256: str
 
 
-def open_splits(config: DataConfig) -> Mapping[str, Source]:
+def open_splits(config: DatasetConfig) -> Mapping[str, Source]:
     """Opens "train", "validation" and "test" of a complete data set.
 
     The size and SHA-256 of every file are compared with the manifest that was written after the
@@ -68,7 +68,7 @@ def open_splits(config: DataConfig) -> Mapping[str, Source]:
     return {split: builder.as_data_source(split) for split in SPLITS}
 
 
-def describe_dataset(config: DataConfig) -> DatasetFacts:
+def describe_dataset(config: DatasetConfig) -> DatasetFacts:
     """Tells what a complete data set is; builds, copies and verifies it as `open_splits` does.
 
     Raises:
@@ -110,7 +110,7 @@ def describe_split(source: Source) -> str:
     return ", ".join(parts)
 
 
-def _complete_folder(config: DataConfig) -> pathlib.Path:
+def _complete_folder(config: DatasetConfig) -> pathlib.Path:
     place = location(config)
     if bucket.is_bucket(place):
         copy = bucket.copy_to_disk(place, cache_dir() / "buckets" / relative_folder(config))

@@ -32,7 +32,7 @@ class ClassifierExperiment:
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self):
-        num_classes = self.data.data_config.dataset.num_classes
+        num_classes = self.data.dataset.num_classes
         if self.model.num_classes != num_classes:
             raise ValueError(
                 f"model.num_classes {self.model.num_classes} does not fit data.name "

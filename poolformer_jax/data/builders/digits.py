@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 
 from poolformer_jax.data.builders import espeak
 from poolformer_jax.data.builders.features import DIGIT_WORDS, clip_features
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import DatasetConfig
 
 MAX_SAMPLES = 16_000  # One second.
 
@@ -142,7 +142,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("2.0.0")
 
     @classmethod
-    def recipe(cls, config: DataConfig) -> DigitsConfig:
+    def recipe(cls, config: DatasetConfig) -> DigitsConfig:
         """What to build for a configuration."""
         return DigitsConfig(seed=config.build_seed, **config.dataset.options)
 

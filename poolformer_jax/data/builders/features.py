@@ -1,4 +1,4 @@
-"""What a data set stores of every clip."""
+"""What a data set stores for each clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that hold a whole data set or do not count: a manifest of all bytes is written last."""
+"""Complete data sets on disk: the manifest, with every file's size and SHA-256, is written last."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ from poolformer_jax.data.builders.folders import (
     find_fault,
     write_manifest,
 )
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import DatasetConfig
 
 _LOG = logging.getLogger(__name__)
 
 
 def prepare(
-    config: DataConfig,
+    config: DatasetConfig,
     *,
     manual_dir: str | os.PathLike[str] | None = None,
     download: bool = False,
@@ -48,7 +48,7 @@ def prepare(
         names the file and what to do.
     """
     if manual_dir is not None and download:
-        raise ValueError(f"manual_dir {manual_dir} is given, so nothing is to download; drop one")
+        raise ValueError(f"manual_dir {manual_dir} and download are both given; drop one of them")
     place = location(config)
     if is_complete(config):
         compared = f" and was not compared with {manual_dir}; to build it anew, delete it first"
@@ -71,7 +71,7 @@ def prepare(
         ensure_complete(pathlib.Path(place), functools.partial(_build, builder, recipe))
 
 
-def prepare_command(config: DataConfig) -> str:
+def prepare_command(config: DatasetConfig) -> str:
     """The command line that prepares a data set."""
     command = ["python", "-m", "launch.prepare_data", f"--dataset={config.name}"]
     if config.dataset.has_archive:
@@ -83,7 +83,7 @@ def prepare_command(config: DataConfig) -> str:
     return shlex.join(command)
 
 
-def is_complete(config: DataConfig) -> bool:
+def is_complete(config: DatasetConfig) -> bool:
     """Whether the data set is there: on disk, every byte of it; in a bucket, files of its sizes.
 
     Raises:
@@ -95,7 +95,7 @@ def is_complete(config: DataConfig) -> bool:
     return find_fault(pathlib.Path(place)) is None
 
 
-def location(config: DataConfig) -> str:
+def location(config: DatasetConfig) -> str:
     """Path or URL of the folder of a data set."""
     if config.data_dir is None:
         data_dir = str(cache_dir())
@@ -106,7 +106,7 @@ def location(config: DataConfig) -> str:
     return f"{data_dir}/{relative_folder(config)}"
 
 
-def relative_folder(config: DataConfig) -> str:
+def relative_folder(config: DatasetConfig) -> str:
     """The folder of a data set in any data_dir: its name, recipe and version."""
     builder = config.dataset.load_builder()
     return f"{builder.name}/{builder.recipe(config).name}/{builder.VERSION}"

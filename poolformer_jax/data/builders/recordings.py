@@ -19,7 +19,7 @@ from poolformer_jax.audio.wav import parse_wav
 from poolformer_jax.data.builders.archive import Archive, open_archive
 from poolformer_jax.data.builders.download import HubArchive, download_archive
 from poolformer_jax.data.builders.features import clip_features
-from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.config import DatasetConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
 
 _LOG = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
     HUB_ARCHIVE: ClassVar[HubArchive | None] = None
 
     @classmethod
-    def recipe(cls, config: DataConfig) -> RecordingsConfig:
+    def recipe(cls, config: DatasetConfig) -> RecordingsConfig:
         """What to build for a configuration; where the archive is must be filled in."""
         return RecordingsConfig(allow_partial=config.partial)
 
@@ -153,8 +153,8 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
         unknown = sorted(archive.clips - expected)
         if unknown:
             raise ValueError(
-                f"{archive.path} holds {unknown[0]}, which is none of the {len(expected):,} clips "
-                f"of {self.TITLE}; remove it, or name another archive"
+                f"{archive.path} holds {unknown[0]}, which is not one of the "
+                f"{len(expected):,} clips of {self.TITLE}; remove it, or name another archive"
             )
         missing = sorted(expected - archive.clips)
         if missing:

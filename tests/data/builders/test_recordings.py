@@ -262,13 +262,13 @@ def test_a_part_is_no_whole(tmp_path):
         (
             "sc09",
             published.wavs(["0.wav", "1.wav", "2.wav"]),
-            "is another archive: none of its 3 files",
+            "is a different archive: none of its 3 files",
         ),
-        ("beethoven", published.youtubemix_files(count=3), "is another archive"),
+        ("beethoven", published.youtubemix_files(count=3), "is a different archive"),
         (
             "youtubemix",
             published.youtubemix_files() | published.wavs(["out241.wav"]),
-            "holds out241.wav, which is none of the 241 clips",
+            "holds out241.wav, which is not one of the 241 clips",
         ),
         (
             "fsdd",
@@ -350,7 +350,7 @@ def test_an_archive_must_come_from_somewhere(tmp_path, name, download, message):
     for nowhere in (tmp_path / "nowhere", ""):
         with pytest.raises(FileNotFoundError, match=rf"manual_dir '{nowhere}' does not exist"):
             prepare.prepare(config, manual_dir=nowhere)
-    with pytest.raises(ValueError, match="nothing is to download; drop one"):
+    with pytest.raises(ValueError, match="both given; drop one of them"):
         prepare.prepare(config, manual_dir=tmp_path, download=True)
     assert not list(tmp_path.iterdir())
 
