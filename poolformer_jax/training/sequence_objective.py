@@ -76,8 +76,13 @@ class SequenceObjective:
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """Fewest bits first."""
-        return (metrics["bits_per_sample"],)
+        return rank_likelihood(metrics)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Says the bits."""
         return f"{metrics['bits_per_sample']:.4f} bits per sample"
+
+
+def rank_likelihood(metrics: Mapping[str, float]) -> tuple[float, ...]:
+    """Orders evaluations by their bits per sample."""
+    return (metrics["bits_per_sample"],)
