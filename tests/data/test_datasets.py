@@ -1,10 +1,9 @@
-import importlib
-
 import pytest
 
 from poolformer_jax.data.builders.prepare import relative_folder
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import DATASETS, SAMPLE_RATE
+from poolformer_jax.experiment.configuration import named_config
 
 
 def test_every_data_set_has_a_folder_of_its_own():
@@ -28,6 +27,6 @@ def test_builder_agrees_with_the_table(name, tmp_path):
 
 def test_configurations_take_the_published_codec():
     for name in DATASETS.keys() - {"digits_tiny"}:
-        config = importlib.import_module(f"configs.{name}").get_config()
+        config = named_config(name)
         assert config.data.name == name
         assert config.data.codec == DATASETS[name].codec
