@@ -188,8 +188,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # Nothing is downloaded here.
         manual_dir = self._config.manual_dir
-        if manual_dir is None:
-            raise ValueError(f"manual_dir is needed to build {self.TITLE}: where is its archive?")
+        assert manual_dir is not None, "find_archive tells it"
         _LOG.info("Reading the names of the files in %s", manual_dir)
         archive = open_archive(
             manual_dir, file_names=self.ARCHIVE_NAMES, clip_pattern=self.CLIP_PATTERN

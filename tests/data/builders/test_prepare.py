@@ -38,14 +38,10 @@ def is_rebuilt(config, split="train"):
     return len(open_splits(config)[split][0]["audio"]) == 4_000
 
 
-def test_intact_data_set_is_opened_as_it_is(copied_config, caplog):
-    assert not is_rebuilt(copied_config)
-    assert not caplog.records
-
-
-def test_opening_needs_no_espeak(copied_config, monkeypatch):
+def test_intact_data_set_is_opened_as_it_is_without_espeak(copied_config, caplog, monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     assert not is_rebuilt(copied_config)
+    assert not caplog.records
 
 
 def test_data_set_is_known_by_its_classes_and_bytes(copied_config, tiny_config):
