@@ -90,7 +90,8 @@ def test_half_written_clips_are_drawn_again(folder, path):
     content = clip_path(path, 1).read_bytes()
     clip_path(path, 1).write_bytes(content[:-10])  # Cut off.
     clip_path(path, 2).unlink()
-    (path / "sample_00005.part").write_bytes(b"RIFF")  # Killed while writing.
+    for name in ("sample_00005.wav", "settings.json"):
+        (path / f"{name}.4711.part").write_bytes(b"RIFF")  # Killed while writing.
     journal = path / "rows_0.jsonl"
     journal.write_text(journal.read_text() + '\n{"clip": 4, "se')  # Killed while noting.
     again = open_folder(path)

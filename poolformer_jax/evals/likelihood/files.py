@@ -21,7 +21,7 @@ from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
 from poolformer_jax.evals.likelihood.evaluator import Likelihood
 from poolformer_jax.evals.likelihood.position_curve import position_curve
 from poolformer_jax.evals.scores.bootstrap import bootstrap_ratio
-from poolformer_jax.files import write_whole
+from poolformer_jax.files import write_json, write_whole
 
 
 def write_likelihood(
@@ -60,10 +60,10 @@ def write_likelihood(
         "confidence_interval": None if interval is None else dataclasses.asdict(interval),
         "curve": dataclasses.asdict(curve),
     }
-    text = json.dumps(content, indent=2) + "\n"
     write_whole(csv_path(workdir, split, variant), _clips_table(source, likelihood))
-    write_whole(json_path(workdir, split, variant), text)
-    return json.loads(text)
+    path = json_path(workdir, split, variant)
+    write_json(path, content)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def name_variant(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
-import pathlib
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64
 from poolformer_jax.evals.scores.frechet import Gaussian
 from poolformer_jax.evals.scores.inception import mean_probs
 from poolformer_jax.evals.scores.ndb import Cells, fit_cells
+from poolformer_jax.files import write_whole
 
 # Raised when the same features would give other statistics.
 _VERSION = 1
@@ -64,25 +65,18 @@ class ReferenceStatistics:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an npz file, in one go: a reader never sees half of it."""
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # By process: several may compute the same reference at the same time.
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(
-                    file,
-                    key=self.key,
-                    mean=self.gaussian.mean,
-                    scatter=self.gaussian.scatter,
-                    count=self.gaussian.count,
-                    probs=self.probs,
-                    centroids=self.cells.centroids,
-                    cell_counts=self.cells.counts,
-                )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            key=self.key,
+            mean=self.gaussian.mean,
+            scatter=self.gaussian.scatter,
+            count=self.gaussian.count,
+            probs=self.probs,
+            centroids=self.cells.centroids,
+            cell_counts=self.cells.counts,
+        )
+        write_whole(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: str) -> ReferenceStatistics:
