@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from poolformer_jax.data.builders.prepare import Source
 from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood.evaluator import Likelihood
 from poolformer_jax.evals.likelihood.position_curve import position_curve
-from poolformer_jax.evals.scores.bootstrap import bootstrap_ratio
 from poolformer_jax.files import write_json, write_whole
 
 

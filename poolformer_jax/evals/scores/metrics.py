@@ -1,4 +1,4 @@
-"""All scores of a set of generated clips, from what a classifier makes of them."""
+"""All scores of a set of clips, from a classifier's features and class probabilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from poolformer_jax.evals.scores.bootstrap import Interval, Statistic, bootstrap_interval
+from poolformer_jax.evals.bootstrap import Interval, Statistic, bootstrap_interval
 from poolformer_jax.evals.scores.frechet import Gaussian, frechet_distance_to
 from poolformer_jax.evals.scores.inception import (
     am_score,
@@ -22,7 +22,7 @@ from poolformer_jax.evals.scores.reference import ReferenceStatistics
 
 # The fewest clips that published FIDs on SC09 are of (models without a likelihood, in the SaShiMi
 # paper), and twice the width of the features.
-MIN_FRECHET_SAMPLES = 2_048
+MIN_FRECHET_CLIPS = 2_048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SampleMetrics:
     """Scores of generated clips; `dataclasses.asdict` makes it JSON.
 
     Attributes:
-      num_samples: Generated clips.
+      num_clips: Scored clips.
       num_reference: Clips that they are compared with.
       fid: Fréchet distance of the features (0 is best).
       fid_is_biased: Whether there are fewer than 2,048 clips. Every FID is too large on average,
@@ -56,7 +56,7 @@ class SampleMetrics:
       ndb: Share of feature space's cells that are filled differently (lower is better).
     """
 
-    num_samples: int
+    num_clips: int
     num_reference: int
     fid: Score
     fid_is_biased: bool
@@ -145,10 +145,10 @@ def sample_metrics(
     )
     cells = assign_cells(features, reference.cells.centroids)
     return SampleMetrics(
-        num_samples=n,
+        num_clips=n,
         num_reference=reference.gaussian.count,
         fid=fid,
-        fid_is_biased=n < MIN_FRECHET_SAMPLES,
+        fid_is_biased=n < MIN_FRECHET_CLIPS,
         inception_score=score(
             lambda clips: inception_score(log_probs[clips]), bounds=(1.0, float(num_classes))
         ),

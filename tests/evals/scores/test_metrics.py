@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_functions(reference):
         "am_score": am_score(log_probs, reference.probs),
         "ndb": ndb(assign_cells(features, reference.cells.centroids), reference.cells.counts),
     }
-    assert (metrics.num_samples, metrics.num_reference) == (300, 2_000)
+    assert (metrics.num_clips, metrics.num_reference) == (300, 2_000)
     assert metrics.fid.interval is None
 
 
