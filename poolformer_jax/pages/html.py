@@ -112,7 +112,7 @@ def picture(
     figure.savefig(buffer, format="png", dpi=dpi, transparent=True, metadata={"Software": None})
     image = f"<img alt='{escape(description)}' src='{_inline(buffer.getvalue(), 'image/png')}'>"
     note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{_box(f'scroll {kind}', image)}{note}</figure>"
+    return f"<figure>{_box(f'scroll {kind}'.strip(), image)}{note}</figure>"
 
 
 def player(clip: Clip, note: str = "", *, inline: bool = True) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from poolformer_jax.audio.codec import to_pcm
 from poolformer_jax.classifier.log_mel import CLIP_LENGTH, SAMPLE_RATE
 from poolformer_jax.evals.samples.wav_folder import read_clips
 from poolformer_jax.evals.scores.metrics import SampleMetrics
@@ -220,5 +221,4 @@ def _read_clip(path: pathlib.Path) -> Clip:
     (batch,) = read_clips(
         [path], num_samples=CLIP_LENGTH, sample_rate=SAMPLE_RATE, resample=True, batch_size=1
     )
-    pcm = np.clip(np.rint(batch.audio[0] * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
-    return Clip(name=path.stem, pcm=pcm, sample_rate=SAMPLE_RATE)
+    return Clip(name=path.stem, pcm=to_pcm(batch.audio[0]), sample_rate=SAMPLE_RATE)

@@ -88,7 +88,7 @@ class SampleFolder:
       rows: What is known of each complete clip, by its number.
 
     Raises:
-      ValueError: If the folder holds clips that were drawn otherwise; the differences are listed.
+      ValueError: If the folder holds clips drawn with other settings; the differences are listed.
     """
 
     def __init__(
@@ -163,9 +163,7 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
     path = folder / SETTINGS_FILE
     if not path.is_file():
         if any(folder.glob("sample_*.wav")):
-            return (
-                f"{folder} holds clips and no {SETTINGS_FILE}, so nobody knows how they were drawn"
-            )
+            return f"{folder} holds clips but no {SETTINGS_FILE}, which says how they were drawn"
         return None
     before = json.loads(path.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(dict(settings)))
@@ -177,7 +175,7 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
     if not differences:
         return None
     return (
-        f"{folder} holds clips that were drawn otherwise (there -> asked for):\n  "
+        f"{folder} holds clips that were drawn with other settings (there -> asked for):\n  "
         + "\n  ".join(differences)
     )
 

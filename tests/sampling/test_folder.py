@@ -166,7 +166,7 @@ def test_another_draw_into_the_folder_is_refused(folder, path):
 def test_clips_of_unknown_origin_are_not_mixed_in(path):
     path.mkdir()
     (path / "sample_0001.wav").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds clips and no settings.json"):
+    with pytest.raises(ValueError, match=r"holds clips but no settings.json"):
         open_folder(path)
 
 

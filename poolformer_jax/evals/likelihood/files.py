@@ -112,7 +112,7 @@ def _check_finite(source: Source, likelihood: Likelihood) -> None:
         if not math.isfinite(bits):
             raise FloatingPointError(
                 f"the bits of clip {_text(source[int(index)]['name'])} are not finite: the "
-                "parameters have diverged; take another step"
+                "parameters have diverged; evaluate an earlier step"
             )
 
 

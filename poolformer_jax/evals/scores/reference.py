@@ -165,7 +165,7 @@ def reference_key(
     parts = {"classifier": classifier, "front_end": front_end, "manifest": manifest}
     for name, value in parts.items():
         if not value:
-            raise ValueError(f"the hash of {name} is empty; statistics of others would pass for it")
+            raise ValueError(f"the hash of {name} is empty; statistics of others would match it")
     parts["data"] = hashlib.sha256(f"{parts.pop('manifest')}/{split}".encode()).hexdigest()
     text = json.dumps({**parts, "num_cells": num_cells, "version": _VERSION}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
