@@ -30,7 +30,9 @@ SETTINGS_FILE = "settings.json"
 TABLE_FILE = "log_likelihoods.csv"
 PAGE_FILE = "index.html"
 # What `write_whole` leaves behind if it is killed.
-_HALF_WRITTEN = ("sample_*.part", *(f"{name}.*.part" for name in (TABLE_FILE, SETTINGS_FILE)))
+_HALF_WRITTEN = tuple(
+    f"{name}*.part" for name in ("sample_", "real_", SETTINGS_FILE, TABLE_FILE, PAGE_FILE)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

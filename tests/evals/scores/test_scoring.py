@@ -87,7 +87,7 @@ def test_reference_against_itself(scorer, classified):
 def test_the_noisier_the_farther(scorer):
     fids = [
         score(scorer, tones(30, seed=1, noise=noise)).metrics.fid.value
-        for noise in (0.01, 0.03, 0.1, 0.5)
+        for noise in (0.01, 0.1, 0.5)
     ]
     assert fids == sorted(fids) and fids[-1] > 10 * fids[0]
 
