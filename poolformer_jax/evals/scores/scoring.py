@@ -71,7 +71,6 @@ class Scorer:
             clips.features,
             clips.log_probs,
             resamples=self.resamples,
-            frechet_resamples=self.resamples,
             seed=self.seed,
             on_progress=functools.partial(self.on_progress, title),
         )

@@ -132,7 +132,7 @@ def generated(clips, *, log_likelihoods=None, settings=None):
     )
 
 
-def test_filtered_row_is_of_the_clips_of_middling_likelihood(scorer):
+def test_filtered_row_is_of_the_clips_of_moderate_likelihood(scorer):
     source = tones(40, seed=2)
     log_likelihoods = np.random.default_rng(0).normal(size=40)
     clips = dataclasses.replace(real_set(source, "test"), name="samples", title="generated")
