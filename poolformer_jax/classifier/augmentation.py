@@ -92,7 +92,7 @@ def draw_changes(config: AugmentConfig, key: Array, noise: Array) -> tuple[Augme
 def augmented_log_mel(
     clips: Float[Array, "b t"] | Int16[Array, "b t"],
     augmentation: Augmentation,
-    noise: Noise | None = None,
+    noise: Noise,
     *,
     padding: MelPadding = "reflect",
 ) -> Float[Array, "b 32 32"]:
@@ -106,15 +106,12 @@ def augmented_log_mel(
     Args:
       clips: As in `log_mel`.
       augmentation: Changes of the clips.
-      noise: What to add, if anything.
+      noise: What to add.
       padding: As in `log_mel`.
 
     Returns:
       [b, mels, frames], float32 in dB below the maximum; time that nothing falls on is silent.
     """
-    if noise is None:
-        amplitudes, _ = _changed_frames(clips, augmentation, padding)
-        return mel_levels(amplitudes**2)
     amplitudes, phases = _changed_frames(clips, augmentation, padding)
     noise_amplitudes, noise_phases = _changed_frames(noise.clips, noise.augmentation, padding)
     share = noise.share[:, None, None]

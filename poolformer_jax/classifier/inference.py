@@ -172,7 +172,6 @@ def _classify(
     config: ClassifierConfig, mesh: Mesh | None, params: Any, stats: Stats, audio: Array
 ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
     front_end = functools.partial(log_mel.log_mel, padding=config.mel_padding)
-    if mesh is not None:  # Else the Fourier transform would gather all rows on every device.
-        front_end = sharding.map_rows(mesh, front_end)
-    logits, features, _ = classify(config, params, stats, front_end(audio))
+    mels = sharding.map_rows(mesh, front_end)(audio)
+    logits, features, _ = classify(config, params, stats, mels)
     return features, jax.nn.log_softmax(logits)

@@ -16,6 +16,7 @@ from poolformer_jax.classifier.config import (
     NUM_MELS,
     SMALL_WIDTHS,
     ClassifierConfig,
+    ClassifierKind,
 )
 
 Stats = dict[str, Any]
@@ -47,7 +48,7 @@ def classify(
       Fréchet distance is a small difference of large traces.
     """
     with jax.default_matmul_precision("float32"):
-        outputs: Any = _network(config).apply(
+        outputs: Any = Network(config).apply(
             {"params": params}, mels[..., None], stats, train=train
         )
     return outputs
@@ -63,7 +64,7 @@ def init_classifier(config: ClassifierConfig, key: Array) -> tuple[Any, Stats]:
     @jax.jit
     def init(key: Array) -> tuple[Any, Stats]:
         image = jnp.zeros((1, NUM_MELS, NUM_FRAMES, 1))
-        outputs, variables = _network(config).init_with_output(key, image, None, train=False)
+        outputs, variables = Network(config).init_with_output(key, image, None, train=False)
         return variables["params"], outputs[2]
 
     return init(key)
@@ -108,7 +109,7 @@ class ConvNorm(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Residual block: 1x1 to twice the width, 3x3 in 8 groups, 1x1 back.
+    """Residual block but for its last ReLU: 1x1 to twice the width, 3x3 in 8 groups, 1x1 back.
 
     Attributes:
       width: Channels of the output.
@@ -126,10 +127,12 @@ class Bottleneck(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], stats: Stats | None, *, train: bool
     ) -> tuple[Float[Array, "b _ _ _"], Stats]:
-        inner, new = 2 * self.width, {}
+        inner = 2 * self.width
+        new: Stats = {}
 
         def unit(name: str, x: Array, *shape: int) -> Array:
-            x, new[name] = ConvNorm(*shape, name=name)(x, stats and stats[name], train=train)
+            of_unit = None if stats is None else stats[name]
+            x, new[name] = ConvNorm(*shape, name=name)(x, of_unit, train=train)
             return x
 
         y = nn.relu(unit("reduce", x, inner, 1))
@@ -137,73 +140,47 @@ class Bottleneck(nn.Module):
         y = unit("expand", y, self.width, 1)
         if self.has_shortcut:
             x = unit("shortcut", x, self.width, 1, self.stride)
-        return nn.relu(x + y), new
+        return x + y, new
 
 
-class ResNeXt29(nn.Module):
-    """The CIFAR ResNeXt-29, 8 x 64d, of one-channel images.
+class Network(nn.Module):
+    """Convolutions or bottlenecks with a ReLU after each, a mean over space, and a linear layer.
 
     Attributes:
-      num_classes: Width of the logits.
+      config: Which.
 
-    Source: Xie et al. 2017, arXiv:1611.05431; initialisation as in the code that the published
-    weights were trained with.
+    Source: of the ResNeXt, the CIFAR ResNeXt-29 8 x 64d of Xie et al. 2017, arXiv:1611.05431;
+    initialisation as in the code that the published weights were trained with.
     """
 
-    num_classes: int
+    config: ClassifierConfig
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], stats: Stats | None, *, train: bool
     ) -> tuple[Float[Array, "b k"], Float[Array, "b d"], Stats]:
         new: Stats = {}
-        stem = ConvNorm(64, 3, name="stem")
-        x, new["stem"] = stem(x, stats and stats["stem"], train=train)
-        x = nn.relu(x)
-        for stage, width in enumerate((256, 512, 1024), start=1):
-            for block in range(3):
-                name, first = f"stage_{stage}_block_{block}", block == 0
-                bottleneck = Bottleneck(width, 2 if first and stage > 1 else 1, first, name=name)
-                x, new[name] = bottleneck(x, stats and stats[name], train=train)
-        return *_head(self.num_classes, x), new
-
-
-class SmallConvNet(nn.Module):
-    """Four 3x3 convolutions, each but the first of stride 2, and a mean over space.
-
-    Attributes:
-      num_classes: Width of the logits.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], stats: Stats | None, *, train: bool
-    ) -> tuple[Float[Array, "b k"], Float[Array, "b d"], Stats]:
-        new: Stats = {}
-        for i, width in enumerate(SMALL_WIDTHS):
-            name = f"conv_{i}"
-            conv = ConvNorm(width, 3, stride=1 if i == 0 else 2, name=name)
-            x, new[name] = conv(x, stats and stats[name], train=train)
+        for part in _parts(self.config.kind):
+            x, new[part.name] = part(x, stats and stats[part.name], train=train)
             x = nn.relu(x)
-        return *_head(self.num_classes, x), new
+        features = jnp.mean(x, (1, 2))
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        head = nn.Dense(self.config.num_classes, kernel_init=init, name="head")
+        return head(features), features, new
 
 
-def _head(
-    num_classes: int, x: Float[Array, "b h w c"]
-) -> tuple[Float[Array, "b k"], Float[Array, "b c"]]:
-    """Logits and features."""
-    features = jnp.mean(x, (1, 2))
-    init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-    return nn.Dense(num_classes, kernel_init=init, name="head")(features), features
-
-
-def _network(config: ClassifierConfig) -> nn.Module:
-    match config.kind:
+def _parts(kind: ClassifierKind) -> list[Any]:
+    match kind:
         case "resnext29_8x64d":
-            return ResNeXt29(config.num_classes)
+            return [ConvNorm(64, 3, name="stem")] + [
+                Bottleneck(width, stride if i == 0 else 1, i == 0, name=f"stage_{stage}_block_{i}")
+                for stage, width, stride in ((1, 256, 1), (2, 512, 2), (3, 1024, 2))
+                for i in range(3)
+            ]
         case "small":
-            return SmallConvNet(config.num_classes)
+            return [
+                ConvNorm(width, 3, stride=1 if i == 0 else 2, name=f"conv_{i}")
+                for i, width in enumerate(SMALL_WIDTHS)
+            ]
         case _:
-            assert_never(config.kind)
+            assert_never(kind)

@@ -15,11 +15,7 @@ from jax.sharding import Mesh
 
 from poolformer_jax import sharding
 from poolformer_jax.classifier.augmentation import augmented_log_mel, draw_changes
-from poolformer_jax.classifier.config import (
-    AugmentConfig,
-    ClassifierConfig,
-    ClassifierTrainConfig,
-)
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig, ClassifierTrainConfig
 from poolformer_jax.classifier.log_mel import log_mel
 from poolformer_jax.classifier.network import Stats, classify, init_classifier
 
@@ -44,14 +40,8 @@ def make_loss(
       mesh: Devices that the rows of a batch are split over, if there are several.
     """
     padding = model_config.mel_padding
-    plain, changed = (
-        # Compiled for a mesh as it is, the Fourier transform would gather all rows everywhere.
-        function if mesh is None else sharding.map_rows(mesh, function)
-        for function in (
-            functools.partial(log_mel, padding=padding),
-            functools.partial(augmented_log_mel, padding=padding),
-        )
-    )
+    plain = sharding.map_rows(mesh, functools.partial(log_mel, padding=padding))
+    changed = sharding.map_rows(mesh, functools.partial(augmented_log_mel, padding=padding))
 
     def spectrograms(batch: ClassifierBatch, key: Array) -> Array:
         if "noise" not in batch:
@@ -135,7 +125,9 @@ def make_classifier_step(
         )
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - state.learning_rate * u, state.params, update)
-        state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
+        state = state.replace(  # type: ignore[attr-defined]
+            step=state.step + 1, params=params, stats=stats, opt_state=opt_state
+        )
         return state, {"loss": loss, "accuracy": correct / len(batch["labels"])}
 
     return classifier_step

@@ -18,11 +18,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
-from poolformer_jax.classifier.config import (
-    AugmentConfig,
-    ClassifierConfig,
-    ClassifierTrainConfig,
-)
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig, ClassifierTrainConfig
 from poolformer_jax.classifier.files import SavedClassifier, save_classifier
 from poolformer_jax.classifier.plateau import Plateau
 from poolformer_jax.classifier.step import (

@@ -8,11 +8,7 @@ from typing import Any, ClassVar
 
 from ml_collections import config_dict
 
-from poolformer_jax.classifier.config import (
-    AugmentConfig,
-    ClassifierConfig,
-    ClassifierTrainConfig,
-)
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig, ClassifierTrainConfig
 from poolformer_jax.data.config import NUM_CLASSES, LabelledDataConfig
 from poolformer_jax.experiment.sections import default_sections, make_sections
 

@@ -23,7 +23,7 @@ CONFIG = AugmentConfig()
 NEUTRAL = {"amplitude": 1.0, "speed": 1.0, "stretch": 1.0, "shift": 0.0}
 
 compiled_log_mel = jax.jit(log_mel)
-compiled = jax.jit(augmented_log_mel)
+compiled_changed = jax.jit(augmented_log_mel)
 compiled_draw = jax.jit(draw_changes, static_argnums=0)
 
 
@@ -84,6 +84,11 @@ def test_draws_follow_the_key():
 
 def change(batch=2, *, amplitude=1.0, speed=1.0, stretch=1.0, shift=0.0):
     return Augmentation(*(jnp.full(batch, x) for x in (amplitude, speed, stretch, shift)))
+
+
+def compiled(clips, augmentation, noise=None):
+    noise = noise or Noise(np.zeros_like(clips), change(), jnp.zeros(2))
+    return compiled_changed(clips, augmentation, noise)
 
 
 def random_clips(seed, batch=2, length=16_000):

@@ -3,11 +3,7 @@ import sys
 
 import pytest
 
-from poolformer_jax.classifier.config import (
-    AugmentConfig,
-    ClassifierConfig,
-    ClassifierTrainConfig,
-)
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig, ClassifierTrainConfig
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,7 @@
 
 import numpy as np
 
-from poolformer_jax.classifier.config import (
-    AugmentConfig,
-    ClassifierConfig,
-    ClassifierTrainConfig,
-)
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig, ClassifierTrainConfig
 
 MODEL = ClassifierConfig(kind="small", num_classes=3)
 TRAIN = ClassifierTrainConfig(num_epochs=3, batch_size=4, learning_rate=0.05, plateau_patience=0)
