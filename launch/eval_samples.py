@@ -76,13 +76,14 @@ def main(argv):
 
     from poolformer_jax import sharding
     from poolformer_jax.classifier.files import classifier_hash, load_classifier
+    from poolformer_jax.classifier.inference import front_end_hash
     from poolformer_jax.data.builders.folders import cache_dir
     from poolformer_jax.data.source import describe_dataset, open_splits
     from poolformer_jax.evals.samples import clip_sets
     from poolformer_jax.evals.samples.generated import open_generated
-    from poolformer_jax.evals.scores import classified as classify_clips
     from poolformer_jax.evals.scores import scoring as score_samples
     from poolformer_jax.evals.scores import table as metrics_table
+    from poolformer_jax.evals.scores.classified import classify_clips
     from poolformer_jax.evals.scores.reference import cached_reference, reference_key
 
     with command_line.user_errors():
@@ -105,19 +106,13 @@ def main(argv):
         out = pathlib.Path(_OUT.value) if _OUT.value else folder / "metrics"
         out.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(jax.local_devices())
-    params, stats = jax.device_put((classifier.params, classifier.stats), sharding.replicated(mesh))
     progress = _Progress()
     classify = progress.show(
-        functools.partial(
-            classify_clips.classify_clips,
-            dataclasses.replace(classifier, params=params, stats=stats),
-            batch_size=-(-_BATCH_SIZE.value // mesh.size) * mesh.size,
-            place=lambda audio: sharding.put_along(mesh, audio, [0]),
-        )
+        functools.partial(classify_clips, classifier, batch_size=_BATCH_SIZE.value, mesh=mesh)
     )
     key = reference_key(
         classifier=sha256,
-        front_end=classify_clips.front_end_hash(classifier.config),
+        front_end=front_end_hash(classifier.config),
         manifest=facts.manifest_sha256,
         split=split,
         num_cells=_NUM_CELLS.value,

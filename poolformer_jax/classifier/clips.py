@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16, Int32, Int64
+from jaxtyping import Int16, Int32
 
 from poolformer_jax.audio.wav import read_wav
 from poolformer_jax.data.datasets import SAMPLE_RATE
@@ -57,18 +57,36 @@ def label_names(source: Source) -> tuple[str, ...]:
     return tuple(tfds_source.dataset_info.features["label"].names)
 
 
-def balanced_batches(
-    labels: Int32[np.ndarray, " b"], *, batch_size: int, rng: np.random.Generator
-) -> Iterator[Int64[np.ndarray, " b"]]:
-    """Yields an epoch of batches of clips' numbers, drawn with replacement.
+def epoch_batches(
+    clips: LabelledClips,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    noise: Int16[np.ndarray, "n 16000"] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the training batches of an epoch: `audio`, `labels`, and `noise` if there is some.
 
-    Every class that is there comes equally often on average, and every clip of a class. There are
-    as many draws as clips, and as many more as the last batch lacks.
+    Clips and noise are drawn with replacement, the same for a seed and an epoch whenever they are
+    asked for. Every class that is there comes equally often on average, and every clip of a class.
+    There are as many draws as clips, and as many more as the last batch lacks.
+
+    Args:
+      clips: All of the split.
+      batch_size: Clips in a batch.
+      seed: Of the run.
+      epoch: Epochs before.
+      noise: To draw from, one for each clip.
     """
-    weights = 1.0 / np.bincount(labels)[labels]
-    num_batches = -(-len(labels) // batch_size)
-    draws = rng.choice(len(labels), num_batches * batch_size, p=weights / weights.sum())
-    yield from draws.reshape(num_batches, batch_size)
+    rng = np.random.default_rng((seed, epoch))
+    weights = 1.0 / np.bincount(clips.labels)[clips.labels]
+    num_batches = -(-len(clips) // batch_size)
+    draws = rng.choice(len(clips), num_batches * batch_size, p=weights / weights.sum())
+    for rows in draws.reshape(num_batches, batch_size):
+        batch = {"audio": clips.audio[rows], "labels": clips.labels[rows]}
+        if noise is not None:
+            batch["noise"] = noise[rng.integers(len(noise), size=batch_size)]
+        yield batch
 
 
 def read_noise(folder: str | os.PathLike[str]) -> Int16[np.ndarray, "b 16000"]:

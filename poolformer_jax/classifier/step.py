@@ -1,4 +1,4 @@
-"""One step of training a classifier."""
+"""The loss that a classifier is trained on, and one step of training it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,52 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
+from jax.sharding import Mesh
 
-from poolformer_jax.classifier.augment import Noise, augmented_log_mel
-from poolformer_jax.classifier.augmentation import draw_augmentation, draw_noise_share
-from poolformer_jax.classifier.config import AugmentConfig, ClassifierTrainConfig
-from poolformer_jax.classifier.network import ClassifierConfig, classify, init_classifier
+from poolformer_jax import sharding
+from poolformer_jax.classifier.augmentation import augmented_log_mel, draw_changes
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig, ClassifierTrainConfig
+from poolformer_jax.classifier.log_mel import log_mel
+from poolformer_jax.classifier.network import Stats, classify, init_classifier
 
 ClassifierBatch = Mapping[str, Array]
-"""`labels` int32 [b] and either `audio` and `noise`, int16 [b, t], or `mels`, float32 [b, 32, 32],
-the spectrograms of clips that are not to be changed."""
+"""`audio` int16 [b, t], `labels` int32 [b], and `noise` int16 [b, t] if the clips are changed."""
+
+ClassifierLoss = Callable[[Any, Stats, ClassifierBatch, Array], tuple[Array, tuple[Stats, Array]]]
+
+
+def make_loss(
+    model_config: ClassifierConfig, augment_config: AugmentConfig, *, mesh: Mesh | None = None
+) -> ClassifierLoss:
+    """Builds the pure function (params, stats, batch, key) -> (loss, (new stats, correct clips)).
+
+    The loss is the mean cross entropy in nats, as the network saw the batch: normalised by the
+    statistics of all of it, also over several devices. The changes of the clips follow from the
+    key; a batch without noise is taken as it is.
+
+    Args:
+      model_config: Architecture and front end.
+      augment_config: Ranges of the changes.
+      mesh: Devices that the rows of a batch are split over, if there are several.
+    """
+    padding = model_config.mel_padding
+    plain = sharding.map_rows(mesh, functools.partial(log_mel, padding=padding))
+    changed = sharding.map_rows(mesh, functools.partial(augmented_log_mel, padding=padding))
+
+    def spectrograms(batch: ClassifierBatch, key: Array) -> Array:
+        if "noise" not in batch:
+            return plain(batch["audio"])
+        return changed(batch["audio"], *draw_changes(augment_config, key, batch["noise"]))
+
+    def loss(
+        params: Any, stats: Stats, batch: ClassifierBatch, key: Array
+    ) -> tuple[Array, tuple[Stats, Array]]:
+        mels, labels = spectrograms(batch, key), batch["labels"]
+        logits, _, stats = classify(model_config, params, stats, mels, train=True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), (stats, jnp.sum(logits.argmax(-1) == labels))
+
+    return loss
 
 
 @struct.dataclass
@@ -65,60 +102,33 @@ def make_classifier_step(
     train_config: ClassifierTrainConfig,
     augment_config: AugmentConfig,
     *,
-    map_rows: Callable[[Callable], Callable] = lambda function: function,
+    mesh: Mesh | None = None,
 ) -> ClassifierStep:
     """Builds the pure function (state, batch) -> (state, {`loss` in nats, `accuracy`}).
 
-    Both are means over the batch, as the network saw it. The update is PyTorch's SGD: the decay is
-    part of the gradient, and the rate multiplies the sum of gradients, v = momentum v + g,
-    p = p - rate v. The changes of the clips follow from seed and step. In a program over several
-    devices the statistics are those of the whole batch.
-
-    Args:
-      model_config: Architecture and front end.
-      train_config: Recipe.
-      augment_config: Ranges of the changes.
-      map_rows: Wraps a function of rows that do not meet, see `sharding.map_rows`.
+    Both are means over the batch, see `make_loss`. The update is PyTorch's SGD: the decay is part
+    of the gradient, and the rate multiplies the sum of gradients, v = momentum v + g,
+    p = p - rate v. The changes of the clips follow from seed and step.
     """
     optimizer = _make_optimizer(train_config)
-    front_end = map_rows(functools.partial(augmented_log_mel, padding=model_config.mel_padding))
     root_key = jax.random.fold_in(jax.random.key(train_config.seed), 1)
-
-    def spectrograms(batch: ClassifierBatch, step: Array) -> Array:
-        if "mels" in batch:
-            return batch["mels"]
-        keys = jax.random.split(jax.random.fold_in(root_key, step), 3)
-        size = batch["labels"].shape[0]
-        noise = Noise(
-            clips=batch["noise"],
-            augmentation=draw_augmentation(augment_config, keys[1], size),
-            share=draw_noise_share(augment_config, keys[2], size),
-        )
-        return front_end(batch["audio"], draw_augmentation(augment_config, keys[0], size), noise)
+    loss_and_gradient = jax.value_and_grad(
+        make_loss(model_config, augment_config, mesh=mesh), has_aux=True
+    )
 
     def classifier_step(
         state: ClassifierState, batch: ClassifierBatch
     ) -> tuple[ClassifierState, dict[str, Array]]:
-        mels, labels = spectrograms(batch, state.step), batch["labels"]
-
-        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            logits, _, stats = classify(model_config, params, state.stats, mels, train=True)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-            return losses.mean(), (jnp.mean(logits.argmax(-1) == labels), stats)
-
-        (loss, (accuracy, stats)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
+        key = jax.random.fold_in(root_key, state.step)
+        (loss, (stats, correct)), gradient = loss_and_gradient(
+            state.params, state.stats, batch, key
         )
         update, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - state.learning_rate * u, state.params, update)
-        state = ClassifierState(
-            step=state.step + 1,
-            learning_rate=state.learning_rate,
-            params=params,
-            stats=stats,
-            opt_state=opt_state,
+        state = state.replace(  # type: ignore[attr-defined]
+            step=state.step + 1, params=params, stats=stats, opt_state=opt_state
         )
-        return state, {"loss": loss, "accuracy": accuracy}
+        return state, {"loss": loss, "accuracy": correct / len(batch["labels"])}
 
     return classifier_step
 

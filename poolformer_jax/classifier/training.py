@@ -18,9 +18,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
-from poolformer_jax.classifier.config import AugmentConfig, ClassifierTrainConfig
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig, ClassifierTrainConfig
 from poolformer_jax.classifier.files import SavedClassifier, save_classifier
-from poolformer_jax.classifier.network import ClassifierConfig
 from poolformer_jax.classifier.plateau import Plateau
 from poolformer_jax.classifier.step import (
     ClassifierState,
@@ -109,12 +108,7 @@ def train_classifier(
             progress.epochs,
             train_config.num_epochs,
         )
-    pure_step = make_classifier_step(
-        model_config,
-        train_config,
-        augment_config,
-        map_rows=functools.partial(sharding.map_rows, mesh),
-    )
+    pure_step = make_classifier_step(model_config, train_config, augment_config, mesh=mesh)
     step = sharding.jit_train_step(pure_step, mesh, abstract)
     writer = MetricWriter(workdir, start_step=progress.epochs, validated=True)
     try:

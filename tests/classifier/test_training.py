@@ -18,9 +18,7 @@ from poolformer_jax.classifier.training import (
 )
 from poolformer_jax.training.loop import TrainingDivergedError
 from tests.classifier.tiny_classifier import AUGMENT, MODEL, TRAIN, make_batch
-from tests.layers.conftest import quick_compilation
 
-__all__ = ["quick_compilation"]
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Best after two epochs: of equal accuracies the one with the lower loss.
