@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int16, Int32
@@ -51,42 +51,39 @@ def read_labelled_clips(source: Source) -> LabelledClips:
     return LabelledClips(audio, labels)
 
 
-def label_names(source: Source) -> tuple[str, ...]:
-    """Names of the classes of a data set, in the order of its labels."""
-    tfds_source: Any = source
-    return tuple(tfds_source.dataset_info.features["label"].names)
-
-
-def epoch_batches(
+def training_batches(
     clips: LabelledClips,
     *,
     batch_size: int,
     seed: int,
-    epoch: int,
+    start_example: int = 0,
     noise: Int16[np.ndarray, "n 16000"] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the training batches of an epoch: `audio`, `labels`, and `noise` if there is some.
+    """Yields batches for ever: `audio`, `labels`, and `noise` if there is some.
 
-    Clips and noise are drawn with replacement, the same for a seed and an epoch whenever they are
-    asked for. Every class that is there comes equally often on average, and every clip of a class.
-    There are as many draws as clips, and as many more as the last batch lacks.
+    Clips and noise are drawn with replacement, epoch by epoch: every class that is there comes
+    equally often on average, and every clip of a class. An epoch has as many draws as there are
+    clips, and as many more as its last batch lacks. The draws follow from the seed and the epoch.
 
     Args:
       clips: All of the split.
       batch_size: Clips in a batch.
       seed: Of the run.
-      epoch: Epochs before.
+      start_example: Clips drawn so far, of which a run needs nothing else to go on.
       noise: To draw from, one for each clip.
     """
-    rng = np.random.default_rng((seed, epoch))
     weights = 1.0 / np.bincount(clips.labels)[clips.labels]
     num_batches = -(-len(clips) // batch_size)
-    draws = rng.choice(len(clips), num_batches * batch_size, p=weights / weights.sum())
-    for rows in draws.reshape(num_batches, batch_size):
-        batch = {"audio": clips.audio[rows], "labels": clips.labels[rows]}
-        if noise is not None:
-            batch["noise"] = noise[rng.integers(len(noise), size=batch_size)]
-        yield batch
+    first_epoch, skipped = divmod(start_example // batch_size, num_batches)
+    for epoch in itertools.count(first_epoch):
+        rng = np.random.default_rng((seed, epoch))
+        draws = rng.choice(len(clips), num_batches * batch_size, p=weights / weights.sum())
+        for index, rows in enumerate(draws.reshape(num_batches, batch_size)):
+            others = rng.integers(len(noise), size=batch_size) if noise is not None else None
+            if epoch == first_epoch and index < skipped:
+                continue
+            batch = {"audio": clips.audio[rows], "labels": clips.labels[rows]}
+            yield batch if noise is None else batch | {"noise": noise[others]}
 
 
 def read_noise(folder: str | os.PathLike[str]) -> Int16[np.ndarray, "b 16000"]:

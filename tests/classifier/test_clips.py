@@ -6,10 +6,10 @@ import pytest
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.classifier.clips import (
     LabelledClips,
-    epoch_batches,
     read_labelled_clips,
     read_noise,
     synthetic_noise,
+    training_batches,
 )
 from poolformer_jax.data.builders.prepare import location
 from poolformer_jax.data.config import DataConfig, LabelledDataConfig
@@ -38,12 +38,11 @@ def clips_of(labels):
 def test_classes_come_equally_often_and_clips_of_a_class_too():
     labels = np.repeat(np.int32([0, 2, 3]), [10, 100, 390])  # Class 1 has no clip.
     draws = []
-    for epoch in range(20):
-        for batch in epoch_batches(clips_of(labels), batch_size=96, seed=0, epoch=epoch):
-            draws.append(batch["audio"][:, 0])
-            np.testing.assert_array_equal(batch["labels"], labels[draws[-1]])
+    batches = training_batches(clips_of(labels), batch_size=96, seed=0)
+    for batch in itertools.islice(batches, 20 * 6):  # 500 clips are 6 batches.
+        draws.append(batch["audio"][:, 0])
+        np.testing.assert_array_equal(batch["labels"], labels[draws[-1]])
     draws = np.concatenate(draws)
-    assert len(draws) == 20 * 6 * 96  # 500 clips are 6 batches, the last one filled up.
     counts = np.bincount(labels[draws], minlength=4) / len(draws)
     # Four standard errors.
     assert np.abs(counts - [1 / 3, 0, 1 / 3, 1 / 3]).max() < 4 * np.sqrt(2 / 9 / len(draws))
@@ -52,21 +51,27 @@ def test_classes_come_equally_often_and_clips_of_a_class_too():
     assert np.abs(in_small_class - expected).max() < 4 * np.sqrt(expected)
 
 
-def test_batches_follow_seed_and_epoch():
+def test_batches_follow_seed_and_position():
     clips, noise = clips_of(np.int32(np.arange(50) % 7)), clips_of(np.arange(9, dtype=np.int32))
 
-    def batches(seed, epoch, noise=noise.audio):
-        drawn = epoch_batches(clips, batch_size=20, seed=seed, epoch=epoch, noise=noise)
-        return [{name: rows.tolist() for name, rows in batch.items()} for batch in drawn]
+    def batches(seed, start, count, noise=noise.audio):
+        drawn = training_batches(
+            clips, batch_size=20, seed=seed, start_example=20 * start, noise=noise
+        )
+        return [
+            {name: rows.tolist() for name, rows in batch.items()}
+            for batch in itertools.islice(drawn, count)
+        ]
 
-    first = batches(0, 0)
-    assert first == batches(0, 0)
+    first = batches(0, 0, 6)  # Two epochs of three.
+    for start in (1, 2, 3, 4):
+        assert batches(0, start, 6 - start) == first[start:]
     assert all(set(batch) == {"audio", "labels", "noise"} for batch in first)
     assert {clip[0] for batch in first for clip in batch["noise"]} == set(range(9))
-    for other in (batches(1, 0), batches(0, 1)):
+    for other in (batches(1, 0, 3), first[3:]):
         for name in ("audio", "noise"):
-            assert [batch[name] for batch in first] != [batch[name] for batch in other]
-    assert set(batches(0, 0, noise=None)[0]) == {"audio", "labels"}
+            assert [batch[name] for batch in first[:3]] != [batch[name] for batch in other]
+    assert set(batches(0, 0, 1, noise=None)[0]) == {"audio", "labels"}
 
 
 def test_synthetic_noise_is_white_to_red_at_its_level(monkeypatch):
