@@ -37,7 +37,7 @@ setup(
     author="The poolformer_jax Authors",
     license="Apache-2.0",
     packages=find_packages(include=["poolformer_jax*"]),
-    include_package_data=True,
+    package_data={"poolformer_jax": ["pages/*.css"]},
     python_requires=">=3.11",
     install_requires=[
         f"jax{_JAX_BOUNDS}",

@@ -20,7 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import command_line
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.experiment.experiment import check_evaluation, make_experiment, read_experiment
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -71,8 +71,8 @@ def main(argv):
     import jax
 
     from poolformer_jax import sharding
-    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches
+    from poolformer_jax.data.source import open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,

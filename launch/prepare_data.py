@@ -14,9 +14,10 @@ import shlex
 from absl import flags
 
 from launch import command_line
-from poolformer_jax.data.config import DATASETS, DataConfig
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.datasets import DATASETS
 
-_DATASET = flags.DEFINE_enum("dataset", None, DATASETS, "What to prepare.", required=True)
+_DATASET = flags.DEFINE_enum("dataset", None, [*DATASETS], "What to prepare.", required=True)
 _MANUAL_DIR = flags.DEFINE_string(
     "manual_dir",
     None,
@@ -40,8 +41,8 @@ def main(argv):
         config = DataConfig(
             name=_DATASET.value, data_dir=_DATA_DIR.value, partial=_ALLOW_PARTIAL.value
         )
-        from poolformer_jax.data.builders.prepare import open_splits, prepare
-        from poolformer_jax.data.builders.summary import describe_split
+        from poolformer_jax.data.builders.prepare import prepare
+        from poolformer_jax.data.source import describe_split, open_splits
 
         prepare(config, manual_dir=_MANUAL_DIR.value, download=_DOWNLOAD.value)
         for split, source in open_splits(config).items():

@@ -61,7 +61,7 @@ def main(argv):
     from poolformer_jax.classifier.inference import log_mels, make_classification
     from poolformer_jax.classifier.network import count_params
     from poolformer_jax.classifier.training import train_classifier
-    from poolformer_jax.data.builders.prepare import open_splits
+    from poolformer_jax.data.source import open_splits
     from poolformer_jax.experiment.environment import describe_environment
     from poolformer_jax.training.loop import TrainingDivergedError
 
@@ -77,7 +77,7 @@ def main(argv):
         noise = np.zeros(0)
         if augmented:
             noise = read_noise(data.noise_dir) if data.noise_dir else synthetic_noise(train.seed)
-        sources = open_splits(data.data_config)
+        sources = open_splits(data)
     class_names = label_names(sources["train"])
     clips = {split: read_labelled_clips(source) for split, source in sources.items()}
     heard = ("validation", "test") if augmented else tuple(clips)

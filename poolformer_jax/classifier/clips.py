@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int16, Int32, Int64
 
 from poolformer_jax.audio.wav import read_wav
-from poolformer_jax.data.builders.prepare import Source
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.data.source import Source
 
 _NOISE_CLIPS = 400  # About as many seconds as the recordings of Speech Commands last.
 _NOISE_LEVEL = 0.05  # Root mean square, about that of a spoken word in the data sets here.
