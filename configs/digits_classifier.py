@@ -6,7 +6,7 @@ Expected on two CPU cores, after five minutes: 98.7 % of the validation clips an
 clips. Source: measured with this command, while others used the cores too.
 """
 
-from poolformer_jax.experiment.configuration import ClassifierExperiment, default_config
+from poolformer_jax.experiment import ClassifierExperiment, default_config
 
 
 def get_config():

@@ -7,7 +7,7 @@ Expected on two CPU cores, after six minutes: 99.0 % of the validation takes and
 takes. Source: measured with these commands, while others used the cores too.
 """
 
-from poolformer_jax.experiment.configuration import named_config
+from poolformer_jax.experiment import named_config
 
 
 def get_config():

@@ -30,15 +30,15 @@ from poolformer_jax.classifier.network import count_params
 from poolformer_jax.classifier.objective import ClassifierObjective
 from poolformer_jax.data.source import label_names, open_splits
 from poolformer_jax.experiment.configuration import ClassifierExperiment
-from poolformer_jax.experiment.environment import describe_environment
+from poolformer_jax.experiment.environment import record_start
 from poolformer_jax.experiment.errors import user_errors
-from poolformer_jax.experiment.workdir import CONFIG_FILE, check_workdir, write_experiment
+from poolformer_jax.experiment.workdir import CONFIG_FILE, check_workdir
 from poolformer_jax.files import write_json
 from poolformer_jax.training.loop import train
 from poolformer_jax.training.state import TrainState
 from poolformer_jax.training.trainer import Outcome, Trainer
 
-_LOG = logging.getLogger("poolformer_jax")
+_LOG = logging.getLogger(__name__)
 
 TEST_FILE = "classifier_test.json"
 
@@ -78,19 +78,15 @@ def train_classifier(
     class_names = label_names(sources["train"])
     clips = {split: read_labelled_clips(source) for split, source in sources.items()}
 
-    environment = describe_environment(count_params(model))
-    write_experiment(workdir, experiment)
-    write_json(workdir / "environment.json", environment)
-    _LOG.info(
-        "%s parameters | %s training, %s validation and %s test clips | %d %s devices",
-        f"{environment['num_parameters']:,}",
-        *(f"{len(clips[split]):,}" for split in ("train", "validation", "test")),
-        mesh.size,
-        environment["platform"],
+    sizes = [f"{len(clips[split]):,} {split}" for split in ("train", "validation", "test")]
+    environment = record_start(
+        workdir,
+        experiment,
+        num_parameters=count_params(model),
+        clips=f"{', '.join(sizes)} clips",
+        mesh=mesh,
+        changes=changes,
     )
-    for change in changes:
-        _LOG.info("changed since the last start: %s", change)
-
     source = {
         "trained_on": data.name,
         "training_clips_sha256": hashlib.sha256(clips["train"].audio.data).hexdigest(),
