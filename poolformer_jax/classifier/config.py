@@ -1,11 +1,13 @@
-"""How to train a classifier: validated on construction."""
+"""What a classifier of one-second clips is, and how it is trained: validated on construction.
+
+The front end's constants are here as well, so that nothing that only needs them loads JAX.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Literal
 
-from poolformer_jax.classifier.log_mel import NUM_FRAMES
 from poolformer_jax.config_checks import (
     check_at_least,
     check_fraction,
@@ -13,6 +15,53 @@ from poolformer_jax.config_checks import (
     check_seed,
     check_types,
 )
+
+SAMPLE_RATE = 16_000  # Hz.
+CLIP_LENGTH = 16_000  # Samples.
+NUM_MELS = 32
+FRAME_LENGTH = 2048  # Samples.
+HOP = 512  # Samples.
+NUM_FRAMES = 1 + CLIP_LENGTH // HOP
+MIN_POWER = 1e-10
+DYNAMIC_RANGE = 80.0  # dB.
+
+MelPadding = Literal["reflect", "constant"]
+"""How the half frames beyond both ends of a clip are filled, see `log_mel`."""
+
+ClassifierKind = Literal["resnext29_8x64d", "small"]
+
+SMALL_WIDTHS = (32, 64, 128, 192)
+"""Channels of the `small` kind's convolutions."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """A classifier of log-mel spectrograms.
+
+    Attributes:
+      kind: `resnext29_8x64d` is the published one behind the sample metrics of SC09 (34,425,546
+        parameters, 1024 features); `small` (316,394 parameters, 192 features) learns clean digit
+        words on a CPU within minutes.
+      num_classes: Width of the logits.
+      mel_padding: Padding of the front end, see `log_mel`. The weights published with SaShiMi were
+        trained with `reflect`.
+
+    Raises:
+      ValueError: On construction, if a value is not one of these.
+    """
+
+    kind: ClassifierKind = "resnext29_8x64d"
+    num_classes: int = 10
+    mel_padding: MelPadding = "reflect"
+
+    def __post_init__(self):
+        check_types(self)
+        check_at_least(self, 2, "num_classes")
+
+    @property
+    def num_features(self) -> int:
+        """Width of the features, the input of the last layer."""
+        return 1024 if self.kind == "resnext29_8x64d" else SMALL_WIDTHS[-1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import jax
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
-from poolformer_jax.experiment.experiment import Experiment
-from poolformer_jax.models.poolformer.model import init_params
+from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
+from poolformer_jax.training.sequence_objective import rank_likelihood
 
 
 def restore_params(
@@ -45,14 +45,14 @@ def restore_params(
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is missing: the run has no checkpoint yet")
-    checkpointer = Checkpointer(directory)
+    checkpointer = Checkpointer(directory, rank_likelihood)
     try:
         number = int(step) if step.isdecimal() else None
         if step == "best":
             number = checkpointer.best_step
         if number is None:
             number = checkpointer.latest_step
-        init = functools.partial(init_params, experiment.model, jax.random.key(0))
+        init = functools.partial(experiment.model.build().init_params, jax.random.key(0))
         abstract = sharding.abstract_state(mesh, init)
         params = checkpointer.restore_params(abstract, step=number, weights=weights)
     finally:

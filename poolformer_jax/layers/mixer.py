@@ -6,7 +6,7 @@ class and its entry in `layers/config.py`, and its name in the tests that all mi
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jax import Array
 from jaxtyping import Float
@@ -15,6 +15,7 @@ MixerState = Any
 """A tree of arrays whose first axis is the batch; zeros are the start of a sequence."""
 
 
+@runtime_checkable
 class Mixer(Protocol):
     """Maps a sequence to a sequence of the same shape, each step from the steps so far."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from poolformer_jax.config_checks import Variant, check_at_least, check_types
 from poolformer_jax.layers.config import ExecutionConfig
@@ -57,6 +57,7 @@ class SequenceModelConfig(ExecutionConfig, Variant):
         raise NotImplementedError
 
 
+@runtime_checkable
 class HasChunkMultiple(Protocol):
     """A model or its configuration."""
 

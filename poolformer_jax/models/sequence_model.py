@@ -7,7 +7,7 @@ To add a model: a package beside `poolformer/`, a configuration class, and its e
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax import Array
@@ -22,6 +22,7 @@ State = Any
 """A tree of arrays; what a model remembers of the codes so far."""
 
 
+@runtime_checkable
 class SequenceModel(Protocol):
     """p(x_t | x_0 ... x_{t-1}) of sequences of codes."""
 

@@ -1,4 +1,4 @@
-"""Distributions over codes: log-probabilities of given ones, drawing, bits beyond a uniform model."""
+"""Distributions over codes: log-probabilities of given ones, bits, drawing."""
 
 from __future__ import annotations
 

@@ -276,15 +276,11 @@ def _check_labels(
     labels = np.asarray(labels)
     if not num_classes:
         raise ValueError("labels were given, but the model has no classes: num_classes is 0")
-    whole = np.issubdtype(labels.dtype, np.integer)
-    if (
-        not whole
-        or labels.shape != (num_clips,)
-        or not 0 <= labels.min() <= labels.max() <= num_classes
-    ):
+    fits = np.issubdtype(labels.dtype, np.integer) and labels.shape == (num_clips,)
+    if not fits or not 0 <= labels.min() <= labels.max() <= num_classes:
         raise ValueError(
-            f"labels {labels.tolist()} must be {num_clips} whole numbers, 0 to {num_classes - 1}, or "
-            f"{num_classes} for none"
+            f"labels {labels.tolist()} must be {num_clips} whole numbers, 0 to {num_classes - 1}, "
+            f"or {num_classes} for none"
         )
     return jnp.asarray(labels, jnp.int32)
 

@@ -1,4 +1,4 @@
-"""The Poolformer as a sequence model: codes in, logits out, whole sequences, chunks, single samples.
+"""The Poolformer as a sequence model: codes in, log-probabilities out.
 
 `Network` is the Linen module, `Poolformer` what the rest of the program knows (`SequenceModel`).
 """
