@@ -44,7 +44,7 @@ def assert_close(actual, expected):
 
 @functools.cache  # One compilation for all tests of a configuration.
 def chunk_function(config):
-    """(codes, state) -> (logits, state)"""
+    """From (codes, state) to (logits, state)."""
     return jax.jit(functools.partial(config.build().logits, random_params(config)))
 
 
