@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
@@ -46,7 +47,11 @@ class SequenceModel(Protocol):
         ...
 
     def init_state(
-        self, batch: int, labels: Int[Array, " b"] | None = None, *, guided: bool = False
+        self,
+        batch: int,
+        labels: Int[Array | np.ndarray, " b"] | None = None,
+        *,
+        guided: bool = False,
     ) -> State:
         """The state before the first code.
 
