@@ -70,9 +70,8 @@ class ClassifierObjective:
         self, params: Any, statistics: Stats, should_stop: Callable[[], bool]
     ) -> Mapping[str, float]:
         """Classifies the validation clips; that is too quick to be stopped."""
-        return classify_labelled(
-            self.config, params, statistics, self.validation, mesh=self.mesh
-        ).summary()
+        found = classify_labelled(self.config, params, statistics, self.validation, mesh=self.mesh)
+        return {name: value for name, value in found.summary().items() if value is not None}
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """Highest accuracy first; of equal ones the lowest loss."""

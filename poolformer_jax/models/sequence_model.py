@@ -7,6 +7,7 @@ To add a model: a package beside `poolformer/`, a configuration class, and its e
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -24,8 +25,8 @@ State = Any
 
 
 @runtime_checkable
-class SequenceModel(Protocol):
-    """p(x_t | x_0 ... x_{t-1}) of sequences of codes."""
+class SequenceModel(Hashable, Protocol):
+    """p(x_t | x_0 ... x_{t-1}) of sequences of codes; hashed, as programs are kept by their model."""
 
     @property
     def num_codes(self) -> int:
