@@ -125,7 +125,10 @@ def default_config(kind: type[Sections] = Experiment) -> config_dict.ConfigDict:
     return config_dict.ConfigDict(values).lock()
 
 
-def make_experiment(config: Mapping[str, Any], kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
+def make_experiment(
+    config: Mapping[str, Any] | config_dict.ConfigDict,
+    kind: type[T] = Experiment,  # type: ignore[assignment]
+) -> T:
     """Validates a configuration, a nested mapping or ConfigDict; sections left out are default.
 
     Raises:
