@@ -68,7 +68,7 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
 
 def config_values(config: Any) -> dict[str, Any]:
     """The opposite of `make_config`: nested dicts, with the kinds of variants."""
-    values = {"kind": config.kind} if isinstance(config, Variant) else {}
+    values: dict[str, Any] = {"kind": config.kind} if isinstance(config, Variant) else {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values[field.name] = config_values(value) if dataclasses.is_dataclass(value) else value
@@ -137,7 +137,9 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if arguments:  # A union such as `int | None`.
         return any(_matches(value, argument) for argument in arguments)
-    return isinstance(value, hint) if dataclasses.is_dataclass(hint) else type(value) is hint
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return isinstance(value, hint)
+    return type(value) is hint
 
 
 def _describe(hint: Any) -> str:

@@ -61,7 +61,7 @@ def evaluate_likelihood(
     """
     workdir = pathlib.Path(workdir)
     with user_errors():
-        trained = read_experiment(workdir)
+        trained: Experiment = read_experiment(workdir)
         if experiment is not None:
             check_evaluation(workdir, experiment)
         experiment = experiment or trained
