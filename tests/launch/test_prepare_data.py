@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.data.builders import published
-from tests.launch.processes import TINY_MODEL, call, mistake
+from tests.launch.processes import TINY_MODEL, call, finish, mistake, start
 
 SHORT = [
     "--config.data.seq_len=400",
@@ -104,14 +104,17 @@ def test_recorded_digits_are_prepared_whole_and_trained_on(tmp_path, capsys):
         "test: 300 clips, 129 s of audio, 0.14 to 1.15 s each, 6 speakers, 50 clips of each",
     ):
         assert line in out
-    call(
+    # On one device: the configuration's batches are of four clips.
+    process = start(
         "train",
         "--config=configs/fsdd.py",
         f"--workdir={tmp_path / 'run'}",
         f"--data_dir={tmp_path / 'data'}",
         "--config.train.num_steps=20",
-        "--config.train.batch_size=8",  # Eight devices.
+        XLA_FLAGS="",
     )
+    code, _, err = finish(process)
+    assert code == 0, err
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     before, after = (r["bits_per_sample"] for r in rows if r["kind"] == "validation")
