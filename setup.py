@@ -28,6 +28,13 @@ _DIGITS = ["espeakng-loader>=0.2.4,<0.3"]
 _REPORT = ["matplotlib>=3.9,<4"]
 _DOWNLOAD = ["huggingface_hub>=0.34,<3"]
 
+# The configurations live beside the package, and are installed inside it: `poolformer_jax` is the
+# only top-level name that a wheel brings.
+_CONFIG_FOLDERS = {
+    f"poolformer_jax.{name}": name.replace(".", "/")
+    for name in find_packages(include=["configs", "configs.*"])
+}
+
 setup(
     name="poolformer_jax",
     version=_VERSION,
@@ -36,8 +43,9 @@ setup(
     long_description_content_type="text/markdown",
     author="The poolformer_jax Authors",
     license="Apache-2.0",
-    packages=find_packages(include=["poolformer_jax*"]),
-    include_package_data=True,
+    packages=[*find_packages(include=["poolformer_jax*"]), *_CONFIG_FOLDERS],
+    package_dir=_CONFIG_FOLDERS,
+    package_data={"poolformer_jax": ["pages/*.css"]},
     python_requires=">=3.11",
     install_requires=[
         f"jax{_JAX_BOUNDS}",
@@ -70,6 +78,7 @@ setup(
             "pytest-xdist>=3.6.1,<4",
             "hypothesis>=6.120,<7",
             "beartype>=0.20,<0.24",
+            "setuptools>=70.1,<85",  # Builds the wheel of one test.
             *_DIGITS,
             *_REPORT,
             *_DOWNLOAD,

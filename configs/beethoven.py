@@ -10,11 +10,11 @@ for comparison; the author of Poolformer uses --config.data.codec=mu_law.
 Compiled for 16 v5e chips, a step takes 10.5 GB of each; 8 are too few.
 """
 
-from configs import sc09
+from poolformer_jax.experiment import named_config
 
 
 def get_config():
-    config = sc09.get_config()
+    config = named_config("sc09")
 
     config.data.name = "beethoven"
     config.data.codec = "linear"

@@ -9,11 +9,11 @@ commands. Samples count up to one second, which 20 of the 3,000 takes exceed. Th
 spectrum is empty (8 kHz recordings), so bits are fewer than SC09's.
 """
 
-from configs import digits
+from poolformer_jax.experiment import named_config
 
 
 def get_config():
-    config = digits.get_config()
+    config = named_config("digits")
 
     config.data.name = "fsdd"
 

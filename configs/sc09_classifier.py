@@ -10,8 +10,8 @@ The noise of the published recipe is in Speech Commands: pass its folder as
 --config.data.noise_dir=FOLDER/_background_noise_. Without it, synthetic noise takes its place.
 """
 
-from poolformer_jax.experiment.classifier import default_config
+from poolformer_jax.experiment import ClassifierExperiment, default_config
 
 
 def get_config():
-    return default_config()  # Its defaults are the published recipe.
+    return default_config(ClassifierExperiment)  # Its defaults are the published recipe.

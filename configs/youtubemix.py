@@ -10,11 +10,11 @@ crops take configs/youtubemix_crops.py.
 Compiled for 8 v5p chips, a step takes 40 GB of each; one minute is too much for a v5e chip.
 """
 
-from configs import sc09
+from poolformer_jax.experiment import named_config
 
 
 def get_config():
-    config = sc09.get_config()
+    config = named_config("sc09")
 
     # 160, as for SC09, does not divide the sequence; 128 does.
     config.model.pool_factors = (2, 4, 4, 4)

@@ -9,11 +9,11 @@ Published for SaShiMi, on crops: 1.294 bits per sample (Goel et al. 2022, arXiv:
 Compiled for 16 v5e chips, a step takes 10.8 GB of each; 8 are too few.
 """
 
-from configs import youtubemix
+from poolformer_jax.experiment import named_config
 
 
 def get_config():
-    config = youtubemix.get_config()
+    config = named_config("youtubemix")
 
     config.data.train_len = 131_072
     config.data.crop = "random"

@@ -20,12 +20,10 @@ Shapes in annotations and docstrings use these letters everywhere:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from jax import Array
 from jaxtyping import Float
-
-Platform = Literal["cpu", "gpu", "tpu"]
 
 
 class Planes(NamedTuple):

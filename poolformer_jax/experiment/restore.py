@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -10,15 +11,16 @@ import jax
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
-from poolformer_jax.experiment.experiment import Experiment
-from poolformer_jax.models.poolformer.model import init_params
+from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
+from poolformer_jax.training.sequence_objective import rank_likelihood
 
 
 def restore_params(
-    workdir: pathlib.Path,
-    experiment: Experiment,
-    mesh: Mesh,
+    workdir: str | os.PathLike[str],
+    experiment: Experiment | None = None,
+    mesh: Mesh | None = None,
     *,
     step: str = "best",
     weights: Weights = "ema",
@@ -27,8 +29,8 @@ def restore_params(
 
     Args:
       workdir: Of the run.
-      experiment: Whose model has these parameters.
-      mesh: Where they go.
+      experiment: Whose model has these parameters; that of the run if None.
+      mesh: Where they go; all devices if None.
       step: The number of a step, "latest", or "best": that with the fewest validation bits, the
         latest if none was evaluated.
       weights: The averaged parameters, or those that were trained.
@@ -40,19 +42,21 @@ def restore_params(
       FileNotFoundError: If the run has no such checkpoint; the message lists the complete ones.
       ValueError: If `step` is none of these.
     """
+    workdir = pathlib.Path(workdir)
     if step not in ("best", "latest") and not step.isdecimal():
         raise ValueError(f"step {step!r} is neither 'best' nor 'latest' nor the number of a step")
+    experiment, mesh = experiment or read_experiment(workdir), mesh or sharding.make_mesh()
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is missing: the run has no checkpoint yet")
-    checkpointer = Checkpointer(directory)
+    checkpointer = Checkpointer(directory, rank_likelihood)
     try:
         number = int(step) if step.isdecimal() else None
         if step == "best":
             number = checkpointer.best_step
         if number is None:
             number = checkpointer.latest_step
-        init = functools.partial(init_params, experiment.model, jax.random.key(0))
+        init = functools.partial(experiment.model.build().init_params, jax.random.key(0))
         abstract = sharding.abstract_state(mesh, init)
         params = checkpointer.restore_params(abstract, step=number, weights=weights)
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import assert_never
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
+from poolformer_jax.layers.config import EmbeddingKind
 
 
 def sinusoidal_table(num_codes: int, width: int) -> Float[np.ndarray, "v d"]:

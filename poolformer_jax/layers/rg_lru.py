@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from poolformer_jax.layers.config import ExecutionConfig, RGLRUConfig
 from poolformer_jax.layers.linear import BlockDiagonalLinear
-from poolformer_jax.ops.bounded_sqrt import bounded_sqrt
-from poolformer_jax.ops.phasor import phasor
-from poolformer_jax.ops.scan import ScanImplementation, linear_scan
-from poolformer_jax.typing import Planes, RealOrPlanes
+from poolformer_jax.ops.recurrence import normalized_recurrence, zero_state
+from poolformer_jax.ops.scan import choose_implementation
+from poolformer_jax.typing import RealOrPlanes
 
 MIN_RADIUS, MAX_RADIUS = 0.9, 0.99
 
@@ -45,64 +42,45 @@ class RGLRU(nn.Module):
     one. Gates and recurrence run in float32 whatever the activations' type.
 
     Attributes:
-      recurrent_width: e; the recurrence has e / 2 complex or e real channels.
-      num_gate_blocks: Blocks of the gates' block-diagonal matrices.
-      complex: Complex (the baseline) or real recurrence without a phase.
-      decay_exponent: The constant 8 in log|a_t|.
-      max_phase: theta ~ U[0, max_phase]; the baseline's pi / 10 is a small part of the ring.
-      scan: Implementation of the recurrence.
-      dtype: Type of the activations.
+      config: Widths and constants.
+      execution: Type of the activations, implementation of the recurrence.
 
     Source: De et al. 2024, arXiv:2402.19427, section 2.4; Gallo Fernandez 2025, arXiv:2510.02206.
     """
 
-    recurrent_width: int
-    num_gate_blocks: int
-    complex: bool = True
-    decay_exponent: float = 8.0
-    max_phase: float = math.pi / 10
-    scan: ScanImplementation = "associative"
-    dtype: DTypeLike = jnp.float32
+    config: RGLRUConfig
+    execution: ExecutionConfig
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], h0: RealOrPlanes
+        self, x: Float[Array, "b t d"], state: RealOrPlanes
     ) -> tuple[Float[Array, "b t d"], RealOrPlanes]:
-        """Runs the recurrence from state h0 [b, c] over x; returns (out, last state)."""
-        channels = num_channels(self.recurrent_width, self.complex)
-        u = nn.Dense(self.recurrent_width, dtype=self.dtype, name="input_projection")(x)
+        config, execution, channels = self.config, self.execution, self.config.num_channels
+        u = nn.Dense(config.recurrent_width, dtype=execution.dtype, name="input_projection")(x)
         u = u.astype(jnp.float32)
 
         def gate(name: str) -> Float[Array, "b t c"]:
-            linear = BlockDiagonalLinear(channels, self.num_gate_blocks, name=name)
+            linear = BlockDiagonalLinear(channels, config.num_gate_blocks, name=name)
             return jax.nn.sigmoid(linear(u))
 
         gate_x, gate_a = gate("input_gate"), gate("recurrence_gate")
         decay = self.param("decay", init_decay, (channels,))
-        log_a = -self.decay_exponent * gate_a * jax.nn.softplus(decay)
-        # 1 - |a|^2 by expm1: the difference would lose all its digits where |a| is close to 1.
-        drive = bounded_sqrt(-jnp.expm1(2.0 * log_a)) * gate_x
-        magnitude = jnp.exp(log_a)
-        if self.complex:
-            theta = self.param("theta", nn.initializers.uniform(self.max_phase), (channels,))
-            direction = phasor(gate_a * theta)
-            a = Planes(magnitude * direction.real, magnitude * direction.imag)
-            x_planes = Planes(drive * u[..., :channels], drive * u[..., channels:])
-            h, h_last = linear_scan(a, x_planes, h0=h0, implementation=self.scan)
-            features = jnp.concatenate([h.real, h.imag], axis=-1)
-        else:
-            assert not isinstance(h0, Planes)
-            features, h_last = linear_scan(magnitude, drive * u, h0=h0, implementation=self.scan)
-        out = nn.Dense(x.shape[-1], dtype=self.dtype, name="output_projection")(features)
-        return out, h_last
+        phase = None
+        if config.complex:
+            theta = self.param("theta", nn.initializers.uniform(config.max_phase), (channels,))
+            phase = gate_a * theta
+        features, h_last = normalized_recurrence(
+            u,
+            -config.decay_exponent * gate_a * jax.nn.softplus(decay),
+            phase=phase,
+            gate=gate_x,
+            h0=state,
+            implementation=choose_implementation(execution.scan, execution.platform),
+        )
+        project = nn.Dense(x.shape[-1], dtype=execution.dtype, name="output_projection")
+        return project(features), h_last
 
-
-def num_channels(recurrent_width: int, complex: bool) -> int:
-    """Channels of the recurrence: two real columns of the projection make one complex channel."""
-    return recurrent_width // 2 if complex else recurrent_width
-
-
-def init_rg_lru_state(batch: int, recurrent_width: int, complex: bool) -> RealOrPlanes:
-    """Zero state [b, c] in float32, as `Planes` if complex."""
-    zeros = jnp.zeros((batch, num_channels(recurrent_width, complex)), jnp.float32)
-    return Planes(zeros, zeros) if complex else zeros
+    @nn.nowrap
+    def init_state(self, batch: int) -> RealOrPlanes:
+        """Zeros [b, c] in float32, as `Planes` if complex."""
+        return zero_state(batch, self.config.num_channels, complex=self.config.complex)

@@ -1,51 +1,124 @@
-"""Negative log-likelihood of codes in bits, with length masks."""
+"""Distributions over codes: log-probabilities of given ones, bits, drawing."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 
 
-def excess_sample_bits(
-    logits: Float[Array, "b t v"], codes: Int[Array, "b t"]
-) -> Float[Array, "b t"]:
-    """Computes -log2 p(code) - log2 v of every sample: the bits beyond a uniform model's.
-
-    The log2 v that is the same for every sample is left to whoever adds them up in float64.
+def log_probs_of(
+    logits: Float[Array, "*lead v"], codes: Int[Array, "*lead"]
+) -> Float[Array, "*lead"]:
+    """Computes log p(code) in nats.
 
     Args:
       logits: Unnormalised log-probabilities; the softmax runs in float32.
       codes: The codes that were observed.
     """
-    return _excess_nats(logits, codes) / math.log(2.0)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jnp.take_along_axis(log_p, codes[..., None], axis=-1)[..., 0]
 
 
-def excess_bits(
-    logits: Float[Array, "b t v"], codes: Int[Array, "b t"], *, lengths: Int[Array, " b"]
-) -> Float[Array, " b"]:
-    """Sums -log2 p(code) - log2 v, the bits beyond a uniform model's, before each clip's length.
+def excess_bits(log_probs: Float[Array, "..."], num_codes: int) -> Float[Array, "..."]:
+    """Computes -log2 p(code) - log2 v, the bits beyond a uniform model's.
 
     It is what to sum and average in float32: the partial sums stay small, and the log2 v that is
-    the same for every sample is added once, to the mean.
+    the same for every sample is added once, to the mean, or in float64.
 
     Args:
-      logits: Unnormalised log-probabilities; the softmax runs in float32.
-      codes: The codes that were observed.
-      lengths: Samples of each clip that count, at most t; the rest is padding.
-
-    Returns:
-      Bits per clip beyond lengths * log2 v, 0 for a clip of length 0.
+      log_probs: Of the observed codes, in nats.
+      num_codes: v.
     """
-    mask = jnp.arange(codes.shape[1])[None] < lengths[:, None]
-    excess = jnp.where(mask, _excess_nats(logits, codes), 0.0)
-    return jnp.sum(excess, axis=1) / math.log(2.0)
+    return (-log_probs - math.log(num_codes)) / math.log(2.0)
 
 
-def _excess_nats(logits: Float[Array, "b t v"], codes: Int[Array, "b t"]) -> Float[Array, "b t"]:
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    nats = -jnp.take_along_axis(log_p, codes[..., None], axis=-1)[..., 0]
-    return nats - math.log(logits.shape[-1])
+def mask_padding(values: Float[Array, "b t"], *, lengths: Int[Array, " b"]) -> Float[Array, "b t"]:
+    """Puts 0 at and behind each clip's length, where samples do not count."""
+    counts = jnp.arange(values.shape[1])[None] < lengths[:, None]
+    return jnp.where(counts, values, 0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draw:
+    """How a code is drawn from logits.
+
+    Attributes:
+      temperature: Divides the logits; 0 takes the likeliest code, as does less than 1e-6.
+      top_k: Only so many of the likeliest codes are drawn; None means all.
+      top_p: Of those, only the fewest likeliest ones whose probabilities add up to this; 1 means
+        all.
+      guidance: Weight w of classifier-free guidance, in a model with classes: logits become
+        u + w (c - u), of those with the label (c) and without (u). 1 is no guidance, more than 1
+        makes clips more typical of their label.
+
+    Raises:
+      ValueError: On construction, for a value that cannot work.
+
+    Source of the guidance: Ho & Salimans 2022, arXiv:2207.12598 (whose weight is w - 1).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    guidance: float = 1.0
+
+    def __post_init__(self):
+        if not (math.isfinite(self.temperature) and self.temperature >= 0.0):
+            raise ValueError(
+                f"temperature {self.temperature} must be finite and not negative; 1 is the model's "
+                "own, 0 takes the likeliest code"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k {self.top_k} must be at least 1, or None for all codes")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p {self.top_p} must be in (0, 1]; 1 means all codes")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0.0):
+            raise ValueError(
+                f"guidance {self.guidance} must be finite and not negative; 1 means none"
+            )
+
+
+_GREEDY = 1e-6  # Temperatures below would overflow float32.
+
+
+def guide_logits(
+    conditional: Float[Array, "b v"], unconditional: Float[Array, "b v"], *, draw: Draw
+) -> Float[Array, "b v"]:
+    """Moves the logits without the label towards those with it, and beyond."""
+    return unconditional + draw.guidance * (conditional - unconditional)
+
+
+def draw_codes(
+    logits: Float[Array, "b v"], keys: Key[Array, " b"], *, draw: Draw
+) -> Int[Array, " b"]:
+    """Draws a code of each row with a key of its own."""
+    if draw.temperature < _GREEDY:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    codes = jax.vmap(jax.random.categorical)(keys, restrict_logits(logits, draw=draw))
+    return codes.astype(jnp.int32)
+
+
+def restrict_logits(logits: Float[Array, "b v"], *, draw: Draw) -> Float[Array, "b v"]:
+    """Applies temperature, then top-k, then top-p; codes that are ruled out get -inf.
+
+    Ties at the border are kept, so more than `top_k` codes may remain.
+    """
+    # From the largest one: a low temperature must not overflow.
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / draw.temperature
+    if draw.top_k is not None and draw.top_k < logits.shape[-1]:
+        least = jax.lax.top_k(logits, draw.top_k)[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if draw.top_p < 1.0:
+        descending = -jnp.sort(-logits, axis=-1)
+        probabilities = jax.nn.softmax(descending, axis=-1)
+        # What the likelier codes add up to: the first one is always kept.
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities
+        kept = jnp.sum(before < draw.top_p, axis=-1, keepdims=True)
+        least = jnp.take_along_axis(descending, kept - 1, axis=-1)
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    return logits

@@ -16,7 +16,8 @@ from typing import Literal, TypeVar, assert_never, cast
 import jax
 import jax.numpy as jnp
 
-from poolformer_jax.typing import Planes, Platform, RealOrPlanes
+from poolformer_jax.config_checks import Platform
+from poolformer_jax.typing import Planes, RealOrPlanes
 
 ScanImplementation = Literal["associative", "sequential"]
 T = TypeVar("T", bound=RealOrPlanes)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from poolformer_jax.audio.codec import CodecName, decode
-from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.sampling.draw import Draw
+from poolformer_jax.models.sequence_model import SequenceModel
+from poolformer_jax.ops.categorical import Draw
 from poolformer_jax.sampling.folder import SampleFolder, make_row
-from poolformer_jax.sampling.streaming import Place, generate
+from poolformer_jax.sampling.streaming import generate
 
 
 def draw_samples(
     folder: SampleFolder,
     clips: Sequence[int],
     *,
-    config: PoolformerConfig,
+    model: SequenceModel,
     params: Any,
     seed: int,
     batch_size: int,
@@ -31,7 +31,7 @@ def draw_samples(
     draw: Draw,
     prompt: Int[np.ndarray, " t"] | None = None,
     label_of: Callable[[int], int | None] = lambda clip: None,
-    place: Place | None = None,
+    mesh: Mesh | None = None,
     on_progress: Callable[[int], None] = lambda samples: None,
 ) -> None:
     """Draws clips and adds each batch to the folder as soon as it is complete.
@@ -42,7 +42,7 @@ def draw_samples(
     Args:
       folder: Where the clips go.
       clips: Their numbers.
-      config: Architecture.
+      model: What draws.
       params: Parameters.
       seed: Of the draw; with a clip's number it decides the clip's randomness.
       batch_size: Clips drawn side by side.
@@ -51,7 +51,7 @@ def draw_samples(
       draw: How codes are drawn.
       prompt: Codes that every clip continues.
       label_of: From a clip's number to its class.
-      place: Splits a batch over devices.
+      mesh: Devices that a batch is split over.
       on_progress: Called with the number of samples that were drawn since the last call.
 
     Raises:
@@ -73,7 +73,7 @@ def draw_samples(
             done = position
 
         codes, log_probs = generate(
-            config,
+            model,
             params,
             jax.random.key(seed),
             batch_size,
@@ -81,9 +81,9 @@ def draw_samples(
             prompt=prompt,
             labels=None if labels[0] is None else np.array(labels),
             clip_ids=clip_ids,
-            place=place,
+            mesh=mesh,
             on_progress=report,
-            **dataclasses.asdict(draw),
+            draw=draw,
         )
         for row, clip in enumerate(batch):
             summary = make_row(clip, seed=seed, label=labels[row], log_probs=log_probs[row, start:])

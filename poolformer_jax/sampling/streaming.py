@@ -7,7 +7,6 @@ are one compiled loop, and nothing grows with the length.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,24 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Key, Shaped
 
-from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.models.poolformer.model import (
-    Poolformer,
-    PoolformerState,
-    batch_axes,
-    init_state,
-    observe,
-)
-from poolformer_jax.sampling.draw import Draw, draw_codes, guide_logits
+from poolformer_jax import sharding
+from poolformer_jax.models.sequence_model import SequenceModel, State, batch_axes
+from poolformer_jax.ops.categorical import Draw
 
 BLOCK_SAMPLES = 800
 """Samples of each clip in a block, 50 ms at 16 kHz."""
-
-Place = Callable[[Any, Sequence[int]], Any]
-"""From a tree, and of each leaf the axis that clips are along (-1: none), to it on devices."""
 
 _PRIME_SAMPLES = 128_000  # At most so many samples of all clips' prompts in one parallel pass.
 
@@ -52,26 +43,28 @@ class Block(NamedTuple):
 
 
 def generate(
-    config: PoolformerConfig,
+    model: SequenceModel,
     params: Any,
     key: Key[Array, ""],
-    num_samples: int,
+    num_clips: int,
     length: int,
     *,
+    prompt: Shaped[ArrayLike, "..."] | None = None,
     on_progress: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Block:
     """Draws whole clips.
 
     Args:
-      config: Architecture.
+      model: What draws.
       params: Parameters, usually the averaged ones.
       key: Randomness.
-      num_samples: Clips.
+      num_clips: Clips.
       length: Samples of each, prompt included.
+      prompt: See `StreamingGenerator`.
       on_progress: Called with the number of samples per clip so far.
-      **options: `prompt`, `temperature`, `top_k`, `top_p`, `labels`, `guidance`, `clip_ids` and
-        `place` of `StreamingGenerator`, which this collects.
+      **options: `draw`, `labels`, `clip_ids` and `mesh` of `StreamingGenerator`, which this
+        collects.
 
     Raises:
       FloatingPointError: If logits are not finite.
@@ -79,12 +72,18 @@ def generate(
     """
     if length < 1:
         raise ValueError(f"length {length} must be at least 1 sample")
-    prompt = options.get("prompt")
     to_draw = max(1, length - (0 if prompt is None else np.shape(prompt)[-1]))
     # Powers of two, so that short clips of many lengths share a few programs.
     block_samples = min(BLOCK_SAMPLES, 1 << (to_draw - 1).bit_length())
     generator = StreamingGenerator(
-        config, params, key, num_samples, length=length, block_samples=block_samples, **options
+        model,
+        params,
+        key,
+        num_clips,
+        length=length,
+        prompt=prompt,
+        block_samples=block_samples,
+        **options,
     )
     blocks = [generator.prompt]
     for block in generator:
@@ -105,21 +104,18 @@ class StreamingGenerator(Iterator[Block]):
     "float32", as `launch.sample` does.
 
     Args:
-      config: Architecture.
+      model: What draws.
       params: Parameters, usually the averaged ones.
       key: Randomness.
-      num_samples: Clips, drawn side by side.
+      num_clips: Clips, drawn side by side.
+      draw: Temperature, restriction, guidance.
       length: Samples of each clip, prompt included, after which it stops; None means never.
-      prompt: Codes that the clips begin with, [t] for all or [num_samples, t] for each; None means
+      prompt: Codes that the clips begin with, [t] for all or [num_clips, t] for each; None means
         from silence on. It is read in parallel passes, not sample by sample.
-      temperature: See `Draw`.
-      top_k: See `Draw`.
-      top_p: See `Draw`.
       labels: Class of each clip, in a model with classes; None means without a label.
-      guidance: See `Draw`.
-      clip_ids: Number of each clip; 0 to num_samples - 1 if None.
+      clip_ids: Number of each clip; 0 to num_clips - 1 if None.
       block_samples: Samples of each clip in a block; the last block may be shorter.
-      place: Puts state on devices, split along the clips; None leaves all on the default one.
+      mesh: Devices that the clips are split over; None leaves all on the default one.
 
     Attributes:
       prompt: The prompt as a block, with its log-probabilities; of 0 samples without one.
@@ -133,45 +129,39 @@ class StreamingGenerator(Iterator[Block]):
 
     def __init__(
         self,
-        config: PoolformerConfig,
+        model: SequenceModel,
         params: Any,
         key: Key[Array, ""],
-        num_samples: int,
+        num_clips: int,
         *,
+        draw: Draw | None = None,
         length: int | None = None,
         prompt: Shaped[ArrayLike, "..."] | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
         labels: Shaped[ArrayLike, " _"] | None = None,
-        guidance: float = 1.0,
         clip_ids: Sequence[int] | None = None,
         block_samples: int = BLOCK_SAMPLES,
-        place: Place | None = None,
+        mesh: Mesh | None = None,
     ):
-        if num_samples < 1 or block_samples < 1:
+        if num_clips < 1 or block_samples < 1:
             raise ValueError(
-                f"num_samples {num_samples} and block_samples {block_samples} must be at least 1"
+                f"num_clips {num_clips} and block_samples {block_samples} must be at least 1"
             )
-        draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
+        draw = draw or Draw()
         self._length = length
-        self._clip_ids = _check_clip_ids(clip_ids, num_samples)
-        rows = _check_labels(labels, num_samples, config, draw)
-        codes = _check_prompt(prompt, num_samples, length, config.num_codes)
+        self._clip_ids = _check_clip_ids(clip_ids, num_clips)
+        labels = _check_labels(labels, num_clips, model.num_classes, draw)
+        codes = _check_prompt(prompt, num_clips, length, model.num_codes)
         fold = jax.vmap(functools.partial(jax.random.fold_in, key))
         keys = fold(jnp.asarray(self._clip_ids, jnp.uint32))
-        state = init_state(config, len(rows), rows if config.num_classes else None)
-        if place is not None:
-            keys, state = place((keys, state), [0, *batch_axes(config)])
+        state = model.init_state(num_clips, labels, guided=draw.guidance != 1.0)
+        if mesh is not None:
+            keys, state = sharding.put_along(mesh, (keys, state), [0, *batch_axes(model)])
         self._params, self._keys, self._state = params, keys, state
-        self._draw_block = _compile_block(config, draw, block_samples)
+        self._draw_block = _compile_block(model, draw, block_samples)
         self.position = 0
-        log_probs = np.zeros((num_samples, 0), np.float32)
+        log_probs = np.zeros((num_clips, 0), np.float32)
         if prompt is not None:
-            copies = len(rows) // num_samples
-            repeated = np.repeat(codes, copies, axis=0)
-            self._state, log_probs = prime(config, params, state, repeated)
-            log_probs = log_probs[::copies]
+            self._state, log_probs = prime(model, params, state, codes)
         self.prompt = self._finish(codes, log_probs)
 
     def __next__(self) -> Block:
@@ -198,67 +188,52 @@ class StreamingGenerator(Iterator[Block]):
 
 
 def prime(
-    config: PoolformerConfig,
+    model: SequenceModel,
     params: Any,
-    state: PoolformerState,
+    state: State,
     codes: Int[np.ndarray, "b t"],
-) -> tuple[PoolformerState, Float[np.ndarray, "b t"]]:
-    """Reads samples: whole windows of the pools in parallel, in long chunks, the rest step by step.
+    *,
+    position: int = 0,
+) -> tuple[State, Float[np.ndarray, "b t"]]:
+    """Reads samples: whole chunks in parallel, as long ones as fit, the rest step by step.
 
     Args:
-      config: Architecture.
+      model: What reads.
       params: Parameters.
       state: The state before them.
       codes: The samples.
+      position: How many samples the state has seen.
 
     Returns:
       (state after them, the log-probability of each in nats).
     """
-    total, (clips, length) = config.total_pool_factor, codes.shape
-    chunk = max(total, _PRIME_SAMPLES // clips // total * total)
-    read_chunk, read_steps = _compile_prime(config)
+    multiple, (clips, length) = model.chunk_multiple, codes.shape
+    chunk = max(multiple, _PRIME_SAMPLES // clips // multiple * multiple)
+    read_chunk, read_steps = _compile_prime(model)
     log_probs, start = [], 0
-    until_window = -int(state.time) % total
+    until_chunk = -position % multiple
     while start < length:
-        whole = min(chunk, (length - start) // total * total)
-        if start < until_window:
-            read, count = read_steps, min(until_window, length)
+        whole = min(chunk, (length - start) // multiple * multiple)
+        if start < until_chunk:
+            read, count = read_steps, min(until_chunk, length)
         elif whole:
             read, count = read_chunk, whole
         else:
             read, count = read_steps, length - start
-        part = codes[:, start : start + count]
-        state, part_log_probs = read(params, state, part)
+        part_log_probs, state = read(params, codes[:, start : start + count], state)
         log_probs.append(np.asarray(part_log_probs))
-        start += part.shape[1]
+        start += count
     return state, np.concatenate(log_probs, axis=1)
 
 
 @functools.lru_cache(maxsize=8)
-def _compile_block(config: PoolformerConfig, draw: Draw, block_samples: int) -> Callable:
-    model, total = Poolformer(config), config.total_pool_factor
-
+def _compile_block(model: SequenceModel, draw: Draw, block_samples: int) -> Callable:
     @jax.jit
-    def draw_block(params: Any, keys: Array, start: Array, state: PoolformerState):
-        # Only the place in the windows of the pools matters, once they have all begun: a clock that
-        # ran on would overflow after a day and a half.
-        time = jnp.where(state.time < 2 * total, state.time, total + state.time % total)
-        state = dataclasses.replace(state, time=time)
-
-        def draw_one(state: PoolformerState, time: Array):
-            outputs: Any = model.apply({"params": params}, state, method="predict")
-            logits, state = outputs
-            drawn_from, copies = logits, 1
-            if draw.guidance != 1.0:
-                # Every clip has two rows, with its label and without.
-                logits, unconditional = logits[::2], logits[1::2]
-                drawn_from, copies = guide_logits(logits, unconditional, draw=draw), 2
+    def draw_block(params: Any, keys: Array, start: Array, state: State):
+        def draw_one(state: State, time: Array):
             now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
-            codes = draw_codes(drawn_from, now, draw=draw)
-            state = observe(state, jnp.repeat(codes, copies))
-            # What is drawn from must be finite too, with guidance.
-            finite = jnp.all(jnp.isfinite(drawn_from), axis=-1)
-            return state, (codes, jnp.where(finite, _log_probs(logits, codes), jnp.nan))
+            codes, log_probs, state = model.draw(params, now, state, draw=draw)
+            return state, (codes, log_probs)
 
         times = start + jnp.arange(block_samples, dtype=jnp.uint32)
         state, (codes, log_probs) = jax.lax.scan(draw_one, state, times)
@@ -268,74 +243,58 @@ def _compile_block(config: PoolformerConfig, draw: Draw, block_samples: int) -> 
 
 
 @functools.lru_cache(maxsize=8)
-def _compile_prime(config: PoolformerConfig) -> tuple[Callable, Callable]:
-    model = Poolformer(config)
-
+def _compile_prime(model: SequenceModel) -> tuple[Callable, Callable]:
     @jax.jit
-    def read_chunk(params: Any, state: PoolformerState, codes: Array):
-        outputs: Any = model.apply({"params": params}, codes, state)
-        logits, state = outputs
-        return state, _log_probs(logits, codes)
-
-    @jax.jit
-    def read_steps(params: Any, state: PoolformerState, codes: Array):
-        def step(state: PoolformerState, code: Array):
-            outputs: Any = model.apply({"params": params}, code, state, method="step")
-            logits, state = outputs
-            return state, _log_probs(logits, code)
+    def read_steps(params: Any, codes: Array, state: State):
+        def step(state: State, code: Array):
+            log_probs, state = model.step_log_probs(params, code, state)
+            return state, log_probs
 
         state, log_probs = jax.lax.scan(step, state, codes.T)
-        return state, log_probs.T
+        return log_probs.T, state
 
-    return read_chunk, read_steps
-
-
-def _log_probs(logits: Float[Array, "*lead v"], codes: Int[Array, "*lead"]) -> Array:
-    chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return jax.jit(model.log_probs), read_steps
 
 
-def _check_clip_ids(clip_ids: Sequence[int] | None, num_samples: int) -> list[int]:
+def _check_clip_ids(clip_ids: Sequence[int] | None, num_clips: int) -> list[int]:
     if clip_ids is None:
-        return list(range(num_samples))
-    if len(clip_ids) != num_samples or min(clip_ids) < 0:
+        return list(range(num_clips))
+    if len(clip_ids) != num_clips or min(clip_ids) < 0:
         raise ValueError(
-            f"clip_ids {list(clip_ids)} must be {num_samples} numbers that are not negative"
+            f"clip_ids {list(clip_ids)} must be {num_clips} numbers that are not negative"
         )
     return list(clip_ids)
 
 
 def _check_labels(
-    labels: ArrayLike | None, num_samples: int, config: PoolformerConfig, draw: Draw
-) -> np.ndarray:
-    """Returns the label of each row: of a clip, or of a clip with its label and without."""
-    none, guided = config.num_classes, draw.guidance != 1.0
+    labels: ArrayLike | None, num_clips: int, num_classes: int, draw: Draw
+) -> Int[Array, " b"] | None:
     if labels is None:
-        if guided:
+        if draw.guidance != 1.0:
             raise ValueError(f"guidance {draw.guidance} needs labels; 1 means no guidance")
-        return np.full(num_samples, none)
+        return None
     labels = np.asarray(labels)
-    if not config.num_classes:
+    if not num_classes:
         raise ValueError("labels were given, but the model has no classes: num_classes is 0")
-    whole = np.issubdtype(labels.dtype, np.integer)
-    if not whole or labels.shape != (num_samples,) or labels.min() < 0 or labels.max() > none:
+    fits = np.issubdtype(labels.dtype, np.integer) and labels.shape == (num_clips,)
+    if not fits or not 0 <= labels.min() <= labels.max() <= num_classes:
         raise ValueError(
-            f"labels {labels.tolist()} must be {num_samples} whole numbers, 0 to {none - 1}, or "
-            f"{none} for none"
+            f"labels {labels.tolist()} must be {num_clips} whole numbers, 0 to {num_classes - 1}, "
+            f"or {num_classes} for none"
         )
-    return np.stack([labels, np.full(num_samples, none)], axis=1).ravel() if guided else labels
+    return jnp.asarray(labels, jnp.int32)
 
 
 def _check_prompt(
-    prompt: ArrayLike | None, num_samples: int, length: int | None, num_codes: int
+    prompt: ArrayLike | None, num_clips: int, length: int | None, num_codes: int
 ) -> np.ndarray:
     if prompt is None:
-        return np.zeros((num_samples, 0), np.int32)
+        return np.zeros((num_clips, 0), np.int32)
     prompt = np.asarray(prompt)
-    if prompt.ndim not in (1, 2) or (prompt.ndim == 2 and len(prompt) != num_samples):
+    if prompt.ndim not in (1, 2) or (prompt.ndim == 2 and len(prompt) != num_clips):
         raise ValueError(
             f"the prompt has shape {prompt.shape}; give codes [t] for all clips, or "
-            f"[{num_samples}, t]"
+            f"[{num_clips}, t]"
         )
     if not prompt.shape[-1]:
         raise ValueError("the prompt is empty; give at least one sample, or no prompt")
@@ -351,4 +310,4 @@ def _check_prompt(
             f"the prompt of {prompt.shape[-1]} samples is longer than the clip of {length}; cut "
             "the prompt, or ask for a longer clip"
         )
-    return np.broadcast_to(prompt, (num_samples, prompt.shape[-1])).astype(np.int32)
+    return np.broadcast_to(prompt, (num_clips, prompt.shape[-1])).astype(np.int32)

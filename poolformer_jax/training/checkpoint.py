@@ -2,7 +2,7 @@
 
 A checkpoint of step N is the folder N, written in the background and renamed when complete, so a
 run that is killed while saving goes on from the one before. The latest two are kept, and the best
-by validation bits per sample.
+by its evaluation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import orbax.checkpoint as ocp
@@ -19,7 +20,8 @@ from poolformer_jax.training.state import TrainState
 
 Weights = Literal["ema", "raw"]
 
-_METRIC = "bits_per_sample"
+Metrics = Mapping[str, float]
+Rank = Callable[[Metrics], tuple[float, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,13 @@ class Progress:
     Attributes:
       examples_seen: Clips consumed by all processes together: the position in the data, whatever
         the number of processes.
-      validation_bits: Bits per sample of the validation split at this very step, None if it was
-        not evaluated.
+      validation: Evaluation of the validation split at this very step, None if there was none.
+      best: The best evaluation so far, None if there was none.
     """
 
-    examples_seen: int
-    validation_bits: float | None
+    examples_seen: int = 0
+    validation: Metrics | None = None
+    best: Metrics | None = None
 
 
 class Checkpointer:
@@ -42,13 +45,15 @@ class Checkpointer:
 
     Args:
       directory: Made if missing.
+      rank: Orders evaluations; the smallest is the best.
     """
 
-    def __init__(self, directory: pathlib.Path):
+    def __init__(self, directory: pathlib.Path, rank: Rank):
+        self._rank = rank
         policies = [
             checkpoint_managers.LatestN(2),
             checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics[_METRIC],
+                get_metric_fn=rank,
                 reverse=True,  # Best is smallest.
                 n=1,
                 keep_checkpoints_without_metrics=False,
@@ -66,7 +71,7 @@ class Checkpointer:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 # Without it metrics are not written, and a restarted run forgets which was best.
-                best_fn=lambda metrics: metrics[_METRIC],
+                best_fn=rank,
                 best_mode="min",
             ),
         )
@@ -78,15 +83,14 @@ class Checkpointer:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the fewest validation bits, None if none was evaluated."""
-        bits = {step: self._validation_bits(step) for step in self._manager.all_steps()}
-        evaluated = {step: value for step, value in bits.items() if value is not None}
+        """Step of the checkpoint with the best evaluation, None if none was evaluated."""
+        metrics = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
+        evaluated = {step: self._rank(found) for step, found in metrics.items() if found}
         return min(evaluated, key=evaluated.__getitem__) if evaluated else None
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Starts saving; returns when the arrays are copied, before they are on disk."""
-        bits = progress.validation_bits
-        finite = bits is not None and math.isfinite(bits)
+        found = progress.validation
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -95,12 +99,12 @@ class Checkpointer:
                 optimizer=ocp.args.StandardSave(_optimizer_part(state)),
                 progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
             ),
-            metrics={_METRIC: bits} if finite else None,
+            metrics=found if found and all(map(math.isfinite, self._rank(found))) else None,
             force=True,
         )
 
     def add_validation(self, state: TrainState, progress: Progress) -> None:
-        """Saves the latest checkpoint again, with validation bits that it had not.
+        """Saves the latest checkpoint again, with an evaluation that it had not.
 
         Does nothing if it is the only one, which must not be lost if the process dies meanwhile.
         """
@@ -125,8 +129,10 @@ class Checkpointer:
                 progress=ocp.args.JsonRestore(),
             ),
         )
-        state = TrainState(params=items.params, ema_params=items.ema_params, **items.optimizer)
-        return state, Progress(**items.progress)
+        rest = {"statistics": None, **items.optimizer}
+        return TrainState(params=items.params, ema_params=items.ema_params, **rest), Progress(
+            **_current_progress(items.progress)
+        )
 
     def restore_params(
         self, abstract_params: Any, *, step: int | None, weights: Weights = "ema"
@@ -153,10 +159,6 @@ class Checkpointer:
         """Waits, then frees threads."""
         self._manager.close()
 
-    def _validation_bits(self, step: int) -> float | None:
-        metrics = self._manager.metrics(step)
-        return None if metrics is None else metrics[_METRIC]
-
     def _require(self, step: int | None) -> int:
         if step is None or step not in self._manager.all_steps():
             raise FileNotFoundError(
@@ -166,10 +168,20 @@ class Checkpointer:
         return step
 
 
+def _current_progress(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 0.1 kept the bits of the evaluation alone."""
+    if "validation_bits" not in values:
+        return values
+    bits = values["validation_bits"]
+    validation = None if bits is None else {"bits_per_sample": bits}
+    return {"examples_seen": values["examples_seen"], "validation": validation}
+
+
 def _optimizer_part(state: TrainState) -> dict[str, Any]:
-    return {
+    part = {
         "step": state.step,
         "opt_state": state.opt_state,
         "skipped_steps": state.skipped_steps,
         "consecutive_skips": state.consecutive_skips,
     }
+    return part if state.statistics is None else {**part, "statistics": state.statistics}

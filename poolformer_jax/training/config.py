@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from poolformer_jax.config_checks import (
     check_at_least,
@@ -23,18 +24,25 @@ class TrainConfig:
       batch_size: Clips per step, over all devices and accumulation steps.
       grad_accum_steps: Parts that a batch is computed in, one after the other; the same gradient
         with less memory.
-      learning_rate: After the warm-up, constant.
+      optimizer: `adamw`, or `sgd` with momentum.
+      learning_rate: After the warm-up.
       warmup_steps: Steps of linear warm-up.
+      schedule: What the rate does then: it is `constant`; falls to zero along half a `cosine` over
+        the run; or is lowered at a `plateau`, when the validation loss no longer falls.
+      plateau_patience: Evaluations without a lower loss that are put up with; the next one lowers
+        the rate.
+      plateau_factor: By which it is lowered.
       beta1: AdamW's decay of the first moment.
       beta2: AdamW's decay of the second moment.
-      weight_decay: AdamW's, on all parameters.
-      clip_norm: Global norm that gradients are scaled down to.
-      skip_norm: Gradient norm from which (or if the norm or loss is not finite) an update is
-        skipped.
+      momentum: SGD's, of the sum of gradients.
+      weight_decay: On all parameters: AdamW's, or times the parameters added to SGD's gradient.
+      clip_norm: Global norm that gradients are scaled down to; None leaves them.
+      skip_norm: Gradient norm from which an update is skipped, as it is if the norm or the loss is
+        not finite; None skips only these.
       max_consecutive_skips: Skipped steps in a row after which the run stops.
       ema_decay: Of the averaged parameters, which evaluation and sampling use.
-      label_dropout: Rate at which a clip's label is withheld, in a model with classes; what
-        classifier-free guidance needs.
+      label_dropout: Rate at which a clip's label is withheld, in a sequence model with classes;
+        what classifier-free guidance needs.
       log_every: Steps between progress lines.
       eval_every: Steps between evaluations of the whole validation split.
       eval_batch_size: Clips per evaluation step, over all devices.
@@ -50,13 +58,18 @@ class TrainConfig:
     num_steps: int = 486_500
     batch_size: int = 32
     grad_accum_steps: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     warmup_steps: int = 1000
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    plateau_patience: int = 5
+    plateau_factor: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.999
+    momentum: float = 0.9
     weight_decay: float = 1e-4
-    clip_norm: float = 200.0
-    skip_norm: float = 1000.0
+    clip_norm: float | None = 200.0
+    skip_norm: float | None = 1000.0
     max_consecutive_skips: int = 50
     ema_decay: float = 0.999
     label_dropout: float = 0.0
@@ -79,9 +92,11 @@ class TrainConfig:
             "eval_batch_size",
             "checkpoint_every",
         )
-        check_at_least(self, 0, "warmup_steps", "weight_decay")
-        check_positive(self, "learning_rate", "clip_norm", "skip_norm")
-        check_fraction(self, "beta1", "beta2", "ema_decay", "label_dropout")
+        check_at_least(self, 0, "warmup_steps", "weight_decay", "plateau_patience")
+        check_positive(self, "learning_rate", "clip_norm", "skip_norm", "plateau_factor")
+        check_fraction(
+            self, "beta1", "beta2", "momentum", "ema_decay", "label_dropout", "plateau_factor"
+        )
         check_seed(self)
         if self.batch_size % self.grad_accum_steps:
             raise ValueError(

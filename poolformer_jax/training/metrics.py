@@ -11,6 +11,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from poolformer_jax.files import write_whole
+
 
 class MetricWriter:
     """Writes to <workdir>/metrics.jsonl and <workdir>/tensorboard.
@@ -69,13 +71,13 @@ class MetricWriter:
             self._tensorboard.close()
 
 
-def progress_line(step: int, num_steps: int, values: Mapping[str, float]) -> str:
+def progress_line(step: int, num_steps: int, description: str, values: Mapping[str, float]) -> str:
     """One line that a person reads: loss, gradient norm, rate, skips, speed, time left."""
     seconds_left = (num_steps - step) * values["seconds_per_step"]
     left = datetime.timedelta(seconds=round(seconds_left))
     return (
         f"step {step:>{len(str(num_steps))}}/{num_steps}"
-        f" | {values['bits_per_sample']:.4f} bits"
+        f" | {description}"
         f" | gradient {values['grad_norm']:.3g}"
         f" | lr {values['learning_rate']:.2e}"
         f" | skipped {int(values['skipped_steps'])}"
@@ -97,6 +99,4 @@ def _drop_records_after(path: pathlib.Path, step: int, validated: bool) -> None:
         in_checkpoint = validated or record["kind"] != "validation"
         if record["step"] < step or (record["step"] == step and in_checkpoint):
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(kept))

@@ -1,37 +1,90 @@
-"""AdamW with linear warm-up and clipping by the global norm."""
+"""The optimiser: clipping by the global norm, AdamW or SGD, and the learning rate."""
 
 from __future__ import annotations
 
+from typing import Any, assert_never
+
+import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from poolformer_jax.training.config import TrainConfig
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """Learning rate by the number of updates before: linear to the full rate, then constant.
+    """Learning rate by the number of updates before: a linear warm-up, then as configured.
 
     The first update already has learning_rate / warmup_steps, not 0.
     """
-
-    def schedule(count):
-        fraction = (count + 1) / max(1, config.warmup_steps)
-        return config.learning_rate * jnp.minimum(1.0, fraction)
-
-    return schedule
+    rate, warmup = config.learning_rate, config.warmup_steps
+    match config.schedule:
+        case "constant" | "plateau":
+            main = optax.constant_schedule(rate)
+        case "cosine":
+            main = optax.cosine_decay_schedule(rate, max(1, config.num_steps - warmup))
+        case _:
+            assert_never(config.schedule)
+    if not warmup:
+        return main
+    return optax.join_schedules(
+        [optax.linear_schedule(rate / warmup, rate, warmup - 1), main], [warmup]
+    )
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Clips by the global norm, then AdamW; weight decay acts on all parameters.
+    """Weight decay acts on all parameters; in SGD it is part of the gradient, as in PyTorch's.
 
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101; values from Gallo Fernandez 2025.
     """
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            make_schedule(config),
-            b1=config.beta1,
-            b2=config.beta2,
-            weight_decay=config.weight_decay,
-        ),
+    parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    schedule = make_schedule(config)
+    match config.optimizer:
+        case "adamw":
+            parts.append(
+                optax.adamw(
+                    schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay
+                )
+            )
+        case "sgd":
+            parts += [
+                optax.add_decayed_weights(config.weight_decay),
+                optax.sgd(schedule, momentum=config.momentum),
+            ]
+        case _:
+            assert_never(config.optimizer)
+    if config.schedule == "plateau":
+        parts.append(_scale_by_plateau(config))
+    return optax.chain(*parts)
+
+
+def after_evaluation(config: TrainConfig, opt_state: Any, loss: float) -> Any:
+    """The optimiser's state after an evaluation, which may lower the rate of a plateau."""
+    if config.schedule != "plateau":
+        return opt_state
+    *others, plateau = opt_state
+    _, plateau = _plateau(config).update({}, plateau, value=loss)
+    return (*others, plateau)
+
+
+def learning_rate(config: TrainConfig, opt_state: Any, num_updates: Array) -> Array:
+    """Rate of the next update."""
+    rate = jnp.asarray(make_schedule(config)(num_updates))
+    return rate * opt_state[-1].scale if config.schedule == "plateau" else rate
+
+
+def _plateau(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+    # Optax lowers the rate at the last of `patience` evaluations; PyTorch, whose recipe this is,
+    # at the one after.
+    return optax.contrib.reduce_on_plateau(
+        factor=config.plateau_factor, patience=config.plateau_patience + 1, rtol=1e-4
     )
+
+
+def _scale_by_plateau(config: TrainConfig) -> optax.GradientTransformation:
+    """Scales updates by the plateau's state, which `after_evaluation` alone changes."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u: state.scale * u, updates), state
+
+    return optax.GradientTransformation(_plateau(config).init, update)

@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from poolformer_jax.data.builders.prepare import open_splits
+from poolformer_jax.data.source import open_splits
 from tests.launch.processes import TINY_MODEL, finish, start, start_pod
 
 STEPS = 60

@@ -27,6 +27,7 @@ from jax.experimental import topologies
 from configs.digits import get_config
 from poolformer_jax import sharding
 from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.training.sequence_objective import SequenceObjective
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.step import make_train_step
 
@@ -37,17 +38,18 @@ def main():
     config = get_config()
     config.model.platform = "tpu"
     experiment = make_experiment(config.to_dict())
-    model, train = experiment.model, experiment.train
+    train = experiment.train
+    objective = SequenceObjective(experiment.model.build(), lambda params, should_stop: None)
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
     mesh = sharding.make_mesh(topology.devices)
-    state = sharding.abstract_state(mesh, functools.partial(init_train_state, model, train))
+    state = sharding.abstract_state(mesh, functools.partial(init_train_state, objective, train))
     rows = sharding.batch_sharding(mesh)
     length = experiment.data.train_len or experiment.data.seq_len
     batch = {
         "tokens": jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows),
         "lengths": jax.ShapeDtypeStruct((train.batch_size,), jnp.int32, sharding=rows),
     }
-    step = sharding.jit_train_step(make_train_step(model, train), mesh, state)
+    step = sharding.jit_train_step(make_train_step(objective, train), mesh, state)
     start = time.monotonic()
     compiled = step.lower(state, batch).compile()
     memory = compiled.memory_analysis()

@@ -7,21 +7,20 @@ import numpy as np
 import pytest
 
 from poolformer_jax import sharding
-from poolformer_jax.models.poolformer.model import init_params
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.state import init_train_state
-from tests.training.tiny import MODEL, TRAIN, start_state
+from tests.training.tiny import OBJECTIVE, TRAIN, start_state
 
 
 @pytest.fixture(scope="module")
 def abstract():
     mesh = sharding.make_mesh(jax.devices()[:1])
-    return sharding.abstract_state(mesh, functools.partial(init_train_state, MODEL, TRAIN))
+    return sharding.abstract_state(mesh, functools.partial(init_train_state, OBJECTIVE, TRAIN))
 
 
 @pytest.fixture
 def checkpointer(tmp_path):
-    checkpointer = Checkpointer(tmp_path / "checkpoints")
+    checkpointer = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     yield checkpointer
     checkpointer.close()
 
@@ -40,7 +39,8 @@ def state_at(step):
 
 
 def save(checkpointer, step, bits):
-    state, progress = state_at(step), Progress(examples_seen=8 * step, validation_bits=bits)
+    validation = None if bits is None else {"bits_per_sample": bits}
+    state, progress = state_at(step), Progress(examples_seen=8 * step, validation=validation)
     checkpointer.save(state, progress)
     checkpointer.wait()
     return state, progress
@@ -64,7 +64,7 @@ def test_latest_two_and_best_are_kept(checkpointer, tmp_path):
 
 def test_best_is_remembered_by_the_next_process(checkpointer, tmp_path):
     save(checkpointer, 1, 2.0)
-    again = Checkpointer(tmp_path / "checkpoints")
+    again = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     for step in (2, 3, 4):
         save(again, step, 3.0)
     again.close()
@@ -82,7 +82,7 @@ def test_parameters_alone(checkpointer, abstract, weights, item):
     first, _ = save(checkpointer, 1, 2.0)
     save(checkpointer, 2, 3.0)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    init = functools.partial(init_params, MODEL, jax.random.key(0))
+    init = functools.partial(OBJECTIVE.model.init_params, jax.random.key(0))
     target = sharding.abstract_state(mesh, init)
     params = checkpointer.restore_params(target, step=checkpointer.best_step, weights=weights)
     jax.tree.map(np.testing.assert_array_equal, params, getattr(first, item))
@@ -97,7 +97,7 @@ def test_nothing_to_restore(checkpointer, abstract):
 def test_interrupted_save_is_ignored(checkpointer, abstract, tmp_path):
     state, _ = save(checkpointer, 3, None)
     (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
-    again = Checkpointer(tmp_path / "checkpoints")
+    again = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     assert again.latest_step == 3
     restored, _ = again.restore(abstract)
     np.testing.assert_array_equal(restored.step, state.step)

@@ -12,12 +12,14 @@ import pytest
 
 from poolformer_jax import sharding
 from poolformer_jax.training.checkpoint import Checkpointer
-from poolformer_jax.training.loop import TrainingDivergedError, train
+from poolformer_jax.training.loop import train
 from poolformer_jax.training.metrics import MetricWriter, progress_line
 from poolformer_jax.training.state import init_train_state
-from tests.training.tiny import MODEL, TRAIN, make_batch
+from poolformer_jax.training.trainer import Trainer, TrainingDivergedError
+from tests.training.tiny import MODEL, OBJECTIVE, TRAIN, make_batch, make_objective
 
 DROPOUT = dataclasses.replace(MODEL, dropout=0.3)
+MESH = sharding.make_mesh(jax.devices()[:1])
 
 
 def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None):
@@ -41,15 +43,14 @@ def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None):
         score = bits[len(evaluations) - 1] if bits else 4.0 - moved
         return {"bits_per_sample": score, "num_samples": 1}
 
-    outcome = train(
-        model_config=DROPOUT,
-        train_config=train_config,
-        mesh=sharding.make_mesh(jax.devices()[:1]),
+    trainer = Trainer(
+        make_objective(DROPOUT, evaluate),
+        train_config,
+        mesh=MESH,
         batches=batches,
-        evaluate=evaluate,
         workdir=workdir,
     )
-    return outcome, evaluations
+    return train(trainer), evaluations
 
 
 def records(workdir, kind="train"):
@@ -64,10 +65,9 @@ def records(workdir, kind="train"):
 
 
 def final_arrays(workdir):
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    init = functools.partial(init_train_state, DROPOUT, TRAIN)
-    checkpointer = Checkpointer(workdir / "checkpoints")
-    state, progress = checkpointer.restore(sharding.abstract_state(mesh, init))
+    init = functools.partial(init_train_state, OBJECTIVE, TRAIN)
+    checkpointer = Checkpointer(workdir / "checkpoints", OBJECTIVE.rank)
+    state, progress = checkpointer.restore(sharding.abstract_state(MESH, init))
     checkpointer.close()
     return (int(state.step), progress), [np.asarray(x) for x in jax.tree.leaves(state)]
 
@@ -121,7 +121,7 @@ def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path):
     assert [r["step"] for r in records(tmp_path, "validation")] == [0]
     run(tmp_path, bits=[1.0, 2.0])
     assert [r["step"] for r in records(tmp_path, "validation")] == [0, 3, 6]
-    checkpointer = Checkpointer(tmp_path / "checkpoints")
+    checkpointer = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     assert checkpointer.best_step == 3  # Saved before it was evaluated, and best all the same.
     checkpointer.close()
 
@@ -192,7 +192,6 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
 
 def test_progress_line_reads_well():
     values = {
-        "bits_per_sample": 3.41218,
         "grad_norm": 1.2345,
         "learning_rate": 2e-3,
         "skipped_steps": 1,
@@ -200,9 +199,9 @@ def test_progress_line_reads_well():
         "clips_per_second": 16.0,
         "samples_per_second": 256000.0,
     }
-    line = progress_line(120, 600, values)
+    line = progress_line(120, 600, "3.4122 bits", values)
     assert line == (
         "step 120/600 | 3.4122 bits | gradient 1.23 | lr 2.00e-03 | skipped 1 | 16.0 clips/s | "
         "256,000 samples/s | 0:04:00 left"
     )
-    assert re.match(r"step   2/600 ", progress_line(2, 600, values))
+    assert re.match(r"step   2/600 ", progress_line(2, 600, "", values))

@@ -9,12 +9,12 @@ import pytest
 from poolformer_jax.training.optimizer import make_schedule
 from poolformer_jax.training.step import make_train_step
 from tests import oracle
-from tests.training.tiny import MODEL, TRAIN, make_batch, start_state
+from tests.training.tiny import MODEL, OBJECTIVE, TRAIN, make_batch, make_objective, start_state
 
 
-def run_steps(model, train, batches, state=None):
+def run_steps(train, batches, state=None):
     state = start_state() if state is None else state
-    step = jax.jit(make_train_step(model, train))
+    step = jax.jit(make_train_step(OBJECTIVE, train))
     history = []
     for batch in batches:
         state, metrics = step(state, jax.tree.map(jnp.asarray, batch))
@@ -38,7 +38,7 @@ def start():
 
 def test_loss_is_bits_per_unpadded_sample(start):
     batch = make_batch(0)
-    _, history = run_steps(MODEL, TRAIN, [batch])
+    _, history = run_steps(TRAIN, [batch])
     logits = oracle.forward(MODEL, jax.tree.map(np.asarray, start.params), batch["tokens"])
     expected = oracle.bits(logits, batch["tokens"], batch["lengths"])
     # float32 against float64 through three levels.
@@ -46,7 +46,7 @@ def test_loss_is_bits_per_unpadded_sample(start):
 
 
 def test_training_learns():
-    _, history = run_steps(MODEL, TRAIN, [make_batch(i % 4) for i in range(400)])
+    _, history = run_steps(TRAIN, [make_batch(i % 4) for i in range(400)])
     assert history[0]["bits_per_sample"] > 3.8  # Near log2(16) = 4.
     assert history[-1]["bits_per_sample"] < 2.5
     assert history[-1]["skipped_steps"] == 0
@@ -55,10 +55,10 @@ def test_training_learns():
 @pytest.mark.slow
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
     batch = make_batch(1)  # Lengths differ, so a mean of means would not do.
-    whole, whole_metrics = run_steps(MODEL, TRAIN, [batch])
+    whole, whole_metrics = run_steps(TRAIN, [batch])
     for parts in (2, 4):
         config = dataclasses.replace(TRAIN, grad_accum_steps=parts)
-        split, metrics = run_steps(MODEL, config, [batch])
+        split, metrics = run_steps(config, [batch])
         for name in ("bits_per_sample", "grad_norm"):
             assert metrics[0][name] == pytest.approx(whole_metrics[0][name], rel=1e-5)
         # The first moment is 0.1 gradients: sums of float32 in another order.
@@ -69,14 +69,14 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
 
 @pytest.mark.slow
 def test_dropout_follows_seed_and_step(start):
-    model = dataclasses.replace(MODEL, dropout=0.5)
-    step = jax.jit(make_train_step(model, TRAIN))
+    objective = make_objective(dataclasses.replace(MODEL, dropout=0.5))
+    step = jax.jit(make_train_step(objective, TRAIN))
     batch = jax.tree.map(jnp.asarray, make_batch(0))
 
     def loss_at(number, seed=0):
         fn = step
         if seed:
-            fn = jax.jit(make_train_step(model, dataclasses.replace(TRAIN, seed=seed)))
+            fn = jax.jit(make_train_step(objective, dataclasses.replace(TRAIN, seed=seed)))
         state = dataclasses.replace(start, step=jnp.asarray(number, jnp.int32))
         return float(fn(state, batch)[1]["bits_per_sample"])
 
@@ -94,7 +94,7 @@ def test_warm_up_is_linear_then_constant():
 
 def test_update_is_adamw_and_average_is_exponential(start):
     batch = make_batch(2)
-    state, history = run_steps(MODEL, TRAIN, [batch])
+    state, history = run_steps(TRAIN, [batch])
     rate = TRAIN.learning_rate / TRAIN.warmup_steps
     assert history[0]["learning_rate"] == pytest.approx(rate)
 
@@ -114,9 +114,9 @@ def test_update_is_adamw_and_average_is_exponential(start):
 @pytest.mark.slow
 def test_gradient_is_clipped_by_global_norm():
     batch = make_batch(2)
-    _, history = run_steps(MODEL, TRAIN, [batch])
+    _, history = run_steps(TRAIN, [batch])
     norm = history[0]["grad_norm"]
-    clipped, _ = run_steps(MODEL, dataclasses.replace(TRAIN, clip_norm=norm / 4), [batch])
+    clipped, _ = run_steps(dataclasses.replace(TRAIN, clip_norm=norm / 4), [batch])
     moment = optax.tree.norm(clipped.opt_state[1][0].mu)
     assert float(moment) == pytest.approx(0.1 * norm / 4, rel=1e-5)
 
@@ -133,7 +133,7 @@ def test_bad_step_is_skipped_whole(start, fault):
         kernel = params["head"]["projection"]["kernel"]
         params["head"]["projection"]["kernel"] = kernel.at[0, 0].set(value)
         state = dataclasses.replace(start, params=params)
-    after, history = run_steps(MODEL, train, [make_batch(0)] * 2, state)
+    after, history = run_steps(train, [make_batch(0)] * 2, state)
     for name in ("params", "ema_params", "opt_state"):
         assert_trees_equal(getattr(after, name), getattr(state, name))
     assert [m["skipped_steps"] for m in history] == [1, 2]
@@ -150,6 +150,6 @@ def test_good_step_ends_a_streak_of_skips(start):
     state = dataclasses.replace(
         start, skipped_steps=jnp.asarray(5, jnp.int32), consecutive_skips=jnp.asarray(3, jnp.int32)
     )
-    _, history = run_steps(MODEL, TRAIN, [make_batch(0)], state)
+    _, history = run_steps(TRAIN, [make_batch(0)], state)
     assert history[0]["skipped_steps"] == 5
     assert history[0]["consecutive_skips"] == 0

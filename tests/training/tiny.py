@@ -5,16 +5,17 @@ import functools
 import jax
 import numpy as np
 
+from poolformer_jax.layers.config import RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
+from poolformer_jax.training.sequence_objective import SequenceObjective
 from poolformer_jax.training.state import init_train_state
 
 MODEL = PoolformerConfig(
     num_codes=16,
     initial_code=8,
     width=8,
-    recurrent_width=16,
-    num_gate_blocks=4,
+    mixer=RGLRUConfig(recurrent_width=16, num_gate_blocks=4),
     pool_factors=(2,),
     layers=(0, 1),  # One layer: what is tested is the training around it.
     platform="cpu",
@@ -33,6 +34,14 @@ TRAIN = TrainConfig(
 LENGTH = 12
 
 
+def make_objective(config=MODEL, evaluate=lambda params, should_stop: None, **options):
+    """Trains a model; by default it is never evaluated."""
+    return SequenceObjective(config.build(), evaluate, **options)
+
+
+OBJECTIVE = make_objective()
+
+
 def make_batch(index, batch_size=8):
     """Clips that rise by a fixed step, so that there is something to learn."""
     rng = np.random.default_rng(index)
@@ -47,4 +56,4 @@ def make_batch(index, batch_size=8):
 @functools.cache
 def start_state():
     """The state before the first step."""
-    return jax.jit(functools.partial(init_train_state, MODEL, TRAIN))()
+    return jax.jit(functools.partial(init_train_state, OBJECTIVE, TRAIN))()

@@ -14,14 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
+from jax.sharding import Mesh
 from jaxtyping import Float, Float64, Int, Int64
 
-from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.models.poolformer.model import Poolformer, PoolformerState, init_state
-from poolformer_jax.ops.categorical import excess_sample_bits
-
-Batch = Mapping[str, Any]
+from poolformer_jax import sharding
+from poolformer_jax.models.config import HasChunkMultiple, check_length
+from poolformer_jax.models.sequence_model import SequenceModel, State
+from poolformer_jax.ops.categorical import excess_bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,64 +55,28 @@ class Likelihood:
         }
 
 
-def choose_chunk_length(config: PoolformerConfig, length: int, *, limit: int) -> int:
+def choose_chunk_length(model: HasChunkMultiple, length: int, *, limit: int) -> int:
     """The length of equal chunks, the fewest of at most `limit` samples, that cover `length`.
 
-    It is a multiple of the total pooling factor, and that factor at the least.
+    It is a multiple of the model's `chunk_multiple`, and that at the least.
     """
-    total = config.total_pool_factor
-    longest = max(total, limit // total * total)
+    multiple = model.chunk_multiple
+    longest = max(multiple, limit // multiple * multiple)
     num_chunks = -(-length // longest)
-    return _round_up(-(-length // num_chunks), total)
-
-
-def check_chunk_length(config: PoolformerConfig, chunk_length: int) -> None:
-    """Raises ValueError unless chunks of this length can be pooled."""
-    total = config.total_pool_factor
-    if chunk_length < 1 or chunk_length % total:
-        below = chunk_length // total * total
-        nearest = f"{below} or {below + total}" if below > 0 else f"{total}"
-        raise ValueError(
-            f"chunk length {chunk_length} is not a positive multiple of the total pooling factor "
-            f"{total}; use {nearest}"
-        )
-
-
-def make_chunk_scorer(
-    config: PoolformerConfig,
-) -> Callable[[Any, PoolformerState, jax.Array], tuple[PoolformerState, jax.Array]]:
-    """Builds the pure function (params, state, tokens) -> (state after them, excess bits [b, t]).
-
-    See `excess_sample_bits`.
-    """
-    model = Poolformer(config)
-
-    def score(
-        params: Any, state: PoolformerState, tokens: jax.Array
-    ) -> tuple[PoolformerState, jax.Array]:
-        outputs: Any = model.apply({"params": params}, tokens, state)
-        logits, state = outputs
-        return state, excess_sample_bits(logits, tokens)
-
-    return score
+    return _round_up(-(-length // num_chunks), multiple)
 
 
 def make_likelihood_evaluator(
-    config: PoolformerConfig,
-    *,
-    put_batch: Callable[[Mapping[str, np.ndarray]], Batch],
-    chunk_length: int | None = None,
-    state_sharding: Sharding | None = None,
+    model: SequenceModel, mesh: Mesh, *, chunk_length: int | None = None
 ) -> Callable[..., Likelihood | None]:
     """Builds a function that evaluates parameters on batches; it is compiled once.
 
     Args:
-      config: Architecture.
-      put_batch: Places a process's rows on the devices.
-      chunk_length: Samples that a clip is read by, a multiple of the total pooling factor; None
-        reads it at once.
-      state_sharding: Where the state is between chunks; needed with several devices, where it is
-        small enough to be replicated.
+      model: What gives the likelihood.
+      mesh: Devices that the clips are split over. The state between chunks is replicated: it is
+        small.
+      chunk_length: Samples that a clip is read by, a multiple of the model's `chunk_multiple`;
+        None reads it at once.
 
     Returns:
       evaluate(params, batches, should_stop=None) -> Likelihood, or None if `should_stop()` became
@@ -124,28 +87,34 @@ def make_likelihood_evaluator(
       the rounding of the logits.
 
     Raises:
-      ValueError: If the chunk length cannot be pooled, or, from `evaluate`, if no sample counts.
+      ValueError: If the chunk length is no such multiple, or, from `evaluate`, if no sample counts.
     """
     if chunk_length is not None:
-        check_chunk_length(config, chunk_length)
-    score = jax.jit(make_chunk_scorer(config), out_shardings=(state_sharding, None))
+        check_length(model, chunk_length, what="chunk length")
+    replicated = sharding.replicated(mesh)
 
-    def start(rows: Batch) -> PoolformerState:
-        labels = rows["labels"] if config.num_classes else None
-        return init_state(config, rows["lengths"].shape[0], labels)
+    def start(rows: Mapping[str, jax.Array]) -> State:
+        labels = rows["labels"] if model.num_classes else None
+        return model.init_state(rows["lengths"].shape[0], labels)
 
-    start_state = jax.jit(start, out_shardings=state_sharding)
+    def score_chunk(params: Any, codes: jax.Array, state: State) -> tuple[jax.Array, State]:
+        log_probs, state = model.log_probs(params, codes, state)
+        return excess_bits(log_probs, model.num_codes), state
+
+    start_state = jax.jit(start, out_shardings=replicated)
+    score = jax.jit(score_chunk, out_shardings=(None, replicated))
 
     def evaluate(
         params: Any,
         batches: Iterable[Mapping[str, np.ndarray]],
         should_stop: Callable[[], bool] | None = None,
     ) -> Likelihood | None:
-        sums = _Sums(math.log2(config.num_codes))
+        sums = _Sums(math.log2(model.num_codes))
         for local_batch in batches:
             tokens = local_batch["tokens"]
-            length = chunk_length or _round_up(tokens.shape[1], config.total_pool_factor)
-            rows = put_batch({name: x for name, x in local_batch.items() if name != "tokens"})
+            length = chunk_length or _round_up(tokens.shape[1], model.chunk_multiple)
+            rest = {name: x for name, x in local_batch.items() if name != "tokens"}
+            rows = sharding.put_batch(mesh, rest)
             lengths, indices = multihost_utils.process_allgather(
                 (rows["lengths"], rows["indices"]), tiled=True
             )
@@ -154,8 +123,8 @@ def make_likelihood_evaluator(
             for start in range(0, int(lengths.max()), length):
                 if should_stop is not None and should_stop():
                     return None
-                chunk = put_batch({"tokens": _slice_chunk(tokens, start, length)})
-                state, excess = score(params, state, chunk["tokens"])
+                chunk = sharding.put_batch(mesh, {"tokens": _slice_chunk(tokens, start, length)})
+                excess, state = score(params, chunk["tokens"], state)
                 sums.add(start, multihost_utils.process_allgather(excess, tiled=True))
         return sums.likelihood()
 

@@ -21,11 +21,10 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int
 
-from poolformer_jax.layers.blocks import LayerSpec, LayerStack, LayerState, init_stack_state
+from poolformer_jax.layers.blocks import LayerStack, LayerState
 from poolformer_jax.layers.embedding import LabelEmbedding
 from poolformer_jax.layers.pooling import DownPool, UpPool
 from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.ops.scan import choose_implementation
 
 
 @struct.dataclass
@@ -60,10 +59,15 @@ class Centre(nn.Module):
     config: PoolformerConfig
 
     def setup(self):
-        level = len(self.config.pool_factors)
-        spec = layer_spec(self.config, level)
-        self.label = LabelEmbedding(self.config.num_classes, spec.width, spec.dtype)
-        self.stack = LayerStack(spec, self.config.layers[level])
+        config, level = self.config, len(self.config.pool_factors)
+        width = level_width(config, level)
+        self.label = LabelEmbedding(config.num_classes, width, config.dtype)
+        self.stack = layer_stack(config, level)
+
+    @nn.nowrap
+    def init_state(self, batch: int) -> LayerState:
+        """Zeros."""
+        return layer_stack(self.config, len(self.config.pool_factors)).init_state(batch)
 
     def __call__(
         self,
@@ -102,16 +106,29 @@ class SkipBlock(nn.Module):
 
     def setup(self):
         config, level = self.config, self.level
-        spec = layer_spec(config, level)
         outer, inner = level_width(config, level), level_width(config, level + 1)
         groups = config.pool_groups or outer
         factor = config.pool_factors[level]
-        self.label = LabelEmbedding(config.num_classes, outer, spec.dtype)
-        self.pre = LayerStack(spec, config.layers[level] if config.unet else 0)
-        self.down_pool = DownPool(factor, outer, inner, groups, dtype=spec.dtype)
+        init_scale = 1.0 / num_residual_blocks(config, level)
+        self.label = LabelEmbedding(config.num_classes, outer, config.dtype)
+        self.pre = layer_stack(config, level, before_pool=True)
+        self.down_pool = DownPool(factor, outer, inner, groups, dtype=config.dtype)
         self.inner = make_block(config, level + 1)
-        self.up_pool = UpPool(factor, inner, outer, groups, spec.init_scale, spec.dtype)
-        self.post = LayerStack(spec, config.layers[level])
+        self.up_pool = UpPool(factor, inner, outer, groups, init_scale, config.dtype)
+        self.post = layer_stack(config, level)
+
+    @nn.nowrap
+    def init_state(self, batch: int) -> SkipBlockState:
+        """Zeros."""
+        config, level = self.config, self.level
+        inner_step = jnp.zeros((batch, level_width(config, level + 1)))
+        return SkipBlockState(
+            pre=layer_stack(config, level, before_pool=True).init_state(batch),
+            partial=inner_step,  # float32, whatever the activations' type
+            inner=make_block(config, level + 1).init_state(batch),
+            last=inner_step.astype(config.dtype),
+            post=layer_stack(config, level).init_state(batch),
+        )
 
     def __call__(
         self,
@@ -192,21 +209,6 @@ def make_block(config: PoolformerConfig, level: int = 0) -> SkipBlock | Centre:
     return Centre(config) if level == len(config.pool_factors) else SkipBlock(config, level)
 
 
-def init_block_state(config: PoolformerConfig, batch: int, level: int = 0) -> BackboneState:
-    """Zero state of a level with everything inside it."""
-    spec = layer_spec(config, level)
-    if level == len(config.pool_factors):
-        return init_stack_state(spec, config.layers[level], batch)
-    inner_step = jnp.zeros((batch, level_width(config, level + 1)))
-    return SkipBlockState(
-        pre=init_stack_state(spec, config.layers[level] if config.unet else 0, batch),
-        partial=inner_step,  # float32, whatever the activations' type
-        inner=init_block_state(config, batch, level + 1),
-        last=inner_step.astype(spec.dtype),
-        post=init_stack_state(spec, config.layers[level], batch),
-    )
-
-
 def level_width(config: PoolformerConfig, level: int) -> int:
     """Model width d of a level."""
     return config.width * config.width_growth**level
@@ -223,23 +225,12 @@ def num_residual_blocks(config: PoolformerConfig, level: int) -> int:
     return (4 if config.unet else 2) * layers + 1
 
 
-def layer_spec(config: PoolformerConfig, level: int) -> LayerSpec:
-    """What the layers of a level are made of."""
-    width = level_width(config, level)
-    return LayerSpec(
-        width=width,
-        recurrent_width=config.recurrent_width * config.width_growth**level,
-        mlp_width=config.mlp_expansion * width,
-        num_gate_blocks=config.num_gate_blocks,
-        complex=config.complex_recurrence,
-        decay_exponent=config.decay_exponent,
-        max_phase=config.max_phase,
-        norm=config.norm,
-        gating=config.gating,
-        temporal_convolution=config.temporal_convolution,
-        dropout=config.dropout,
-        init_scale=1.0 / num_residual_blocks(config, level),
-        scan=choose_implementation(config.scan, config.platform),
-        remat=config.remat,
-        dtype=jnp.dtype(config.dtype),
+def layer_stack(config: PoolformerConfig, level: int, *, before_pool: bool = False) -> LayerStack:
+    """The layers of a level: after its pool, or at the centre; before it there may be none."""
+    grown = config.mixer.grown(config.width_growth**level)
+    return LayerStack(
+        dataclasses.replace(config, mixer=grown),
+        level_width(config, level),
+        0 if before_pool and not config.unet else config.layers[level],
+        1.0 / num_residual_blocks(config, level),
     )

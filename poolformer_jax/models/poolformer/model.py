@@ -1,20 +1,26 @@
-"""The autoregressive model: codes in, logits out, whole sequences, chunks or single samples."""
+"""The Poolformer as a sequence model: codes in, log-probabilities out.
+
+`Network` is the Linen module, `Poolformer` what the rest of the program knows (`SequenceModel`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax import Array
-from jax.typing import ArrayLike
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int, Key
 
 from poolformer_jax.layers.embedding import InputEmbedding, OutputHead
-from poolformer_jax.models.poolformer.backbone import BackboneState, init_block_state, make_block
+from poolformer_jax.models.config import check_length
+from poolformer_jax.models.poolformer.backbone import BackboneState, make_block
 from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.ops.categorical import Draw, draw_codes, guide_logits, log_probs_of
 
 
 @struct.dataclass
@@ -23,19 +29,21 @@ class PoolformerState:
 
     Attributes:
       previous: [b] the last sample's code; `initial_code` at the start.
-      time: Number of samples so far, one for the whole batch.
+      position: Number of samples so far, one for the whole batch; from the second window of all
+        pools on modulo the total pooling factor, so that it never overflows.
       backbone: State of the nested SkipBlocks.
-      labels: [b] class of each clip; None in a model without classes.
+      labels: [b] class of each clip; None in a model without classes. A guided clip has two rows,
+        with its label and without.
     """
 
     previous: Array
-    time: Array
+    position: Array
     backbone: BackboneState
     labels: Array | None
 
 
-class Poolformer(nn.Module):
-    """p(x_t | x_0 ... x_{t-1}) of a sequence of codes.
+class Network(nn.Module):
+    """Logits of samples given all samples before them.
 
     Attributes:
       config: Architecture.
@@ -46,128 +54,175 @@ class Poolformer(nn.Module):
     config: PoolformerConfig
 
     def setup(self):
-        dtype = jnp.dtype(self.config.dtype)
+        config = self.config
         self.embedding = InputEmbedding(
-            self.config.num_codes, self.config.width, self.config.embedding, dtype
+            config.num_codes, config.width, config.embedding, config.dtype
         )
-        self.backbone = make_block(self.config)
-        self.head = OutputHead(self.config.num_codes, dtype)
+        self.backbone = make_block(config)
+        self.head = OutputHead(config.num_codes, config.dtype)
 
     def __call__(
-        self, codes: Int[Array, "b t"], state: PoolformerState | None = None
+        self, codes: Int[Array, "b t"], state: PoolformerState
     ) -> tuple[Float[Array, "b t v"], PoolformerState]:
-        """Computes the logits of every sample given all samples before it.
-
-        Args:
-          codes: The samples; t is a multiple of the total pooling factor.
-          state: State after the samples before `codes`, with the labels; the start of a sequence,
-            without labels, if None. The samples so far must be a multiple of the total pooling
-            factor (`step` has no such limit).
-
-        Returns:
-          (logits in float32, state after the last sample).
-
-        Raises:
-          ValueError: If t, or the time of a concrete state, is not such a multiple.
-        """
-        self.config.check_length(codes.shape[1])
-        if state is None:
-            state = init_state(self.config, codes.shape[0])
-        _check_aligned(state.time, self.config.total_pool_factor)
+        """Computes the logits of every sample of a chunk; see `Poolformer.log_probs`."""
         codes = codes.astype(jnp.int32)
         previous = jnp.concatenate([state.previous[:, None], codes[:, :-1]], axis=1)
         x, backbone = self.backbone(
-            self.embedding(previous), state.backbone, state.time, state.labels
+            self.embedding(previous), state.backbone, state.position, state.labels
         )
-        state = dataclasses.replace(
-            state, previous=codes[:, -1], time=state.time + codes.shape[1], backbone=backbone
-        )
-        return self.head(x), state
+        state = self._advance(state, backbone, codes.shape[1])
+        return self.head(x), dataclasses.replace(state, previous=codes[:, -1])
 
     def predict(self, state: PoolformerState) -> tuple[Float[Array, "b v"], PoolformerState]:
         """Computes the logits of the next sample.
 
         Returns:
-          (logits in float32, the state for `observe` to complete with the next sample).
+          (logits in float32, the state after the sample, but for `previous`, which is the sample).
         """
         x = self.embedding(state.previous[:, None])[:, 0]
-        x, backbone = self.backbone.step(x, state.backbone, state.time, state.labels)
-        state = dataclasses.replace(state, time=state.time + 1, backbone=backbone)
-        return self.head(x[:, None])[:, 0], state
+        x, backbone = self.backbone.step(x, state.backbone, state.position, state.labels)
+        return self.head(x[:, None])[:, 0], self._advance(state, backbone, 1)
 
-    def step(
-        self, codes: Int[Array, " b"], state: PoolformerState
-    ) -> tuple[Float[Array, "b v"], PoolformerState]:
-        """Feeds one sample; the same as a chunk of one, at any time.
-
-        Returns:
-          (logits that the samples before gave to this one, state after it).
-        """
-        logits, state = self.predict(state)
-        return logits, observe(state, codes)
+    def _advance(
+        self, state: PoolformerState, backbone: BackboneState, steps: int
+    ) -> PoolformerState:
+        total = self.config.chunk_multiple
+        position = state.position + steps
+        position = jnp.where(position < 2 * total, position, total + position % total)
+        return dataclasses.replace(state, position=position, backbone=backbone)
 
 
-def init_state(
-    config: PoolformerConfig, batch: int, labels: Integer[ArrayLike, " b"] | None = None
-) -> PoolformerState:
-    """The state before the first sample.
+@dataclasses.dataclass(frozen=True)
+class Poolformer:
+    """p(x_t | x_0 ... x_{t-1}) of a sequence of codes; a `SequenceModel`, which documents it.
 
-    Args:
+    Attributes:
       config: Architecture.
-      batch: Clips.
-      labels: Class of each clip, 0 ... num_classes - 1, or num_classes for "no label", which None
-        means for all.
 
-    Raises:
-      ValueError: If there are labels and the model has no classes.
+    Source: Gallo Fernandez 2025, arXiv:2510.02206.
     """
-    if config.num_classes:
-        labels = jnp.full((batch,), config.num_classes) if labels is None else jnp.asarray(labels)
-        labels = labels.astype(jnp.int32)
-    elif labels is not None:
-        raise ValueError("labels were given, but the model has no classes: num_classes is 0")
-    return PoolformerState(
-        previous=jnp.full((batch,), config.initial_code, jnp.int32),
-        time=jnp.zeros((), jnp.int32),
-        backbone=init_block_state(config, batch),
-        labels=labels,
-    )
 
+    config: PoolformerConfig
 
-def batch_axes(config: PoolformerConfig) -> list[int]:
-    """For each leaf of a state, which axis is the batch; -1 where none is."""
+    @property
+    def num_codes(self) -> int:
+        """Size of the vocabulary."""
+        return self.config.num_codes
 
-    def shapes(batch: int) -> list[tuple[int, ...]]:
-        leaves = jax.eval_shape(lambda: jax.tree.leaves(init_state(config, batch)))
-        return [leaf.shape for leaf in leaves]
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels; 0 is none."""
+        return self.config.num_classes
 
-    return [
-        next((axis for axis, (n, m) in enumerate(zip(*pair, strict=True)) if n != m), -1)
-        for pair in zip(shapes(1), shapes(2), strict=True)
-    ]
+    @property
+    def chunk_multiple(self) -> int:
+        """The total pooling factor."""
+        return self.config.chunk_multiple
 
+    def init_params(self, key: Array) -> dict:
+        """Draws the parameters: a nested dict of float32 arrays, layers of a stage stacked."""
+        codes = jnp.zeros((1, self.chunk_multiple), jnp.int32)
+        # Compiled, because one by one the draws of a hundred parameters take minutes.
+        return jax.jit(Network(self.config).init)(key, codes, self.init_state(1))["params"]
 
-def observe(state: PoolformerState, codes: Int[Array, " b"]) -> PoolformerState:
-    """Completes the state that `predict` returned with the sample that was drawn or given."""
-    return dataclasses.replace(state, previous=codes.astype(jnp.int32))
-
-
-def init_params(config: PoolformerConfig, key: Array) -> dict:
-    """Draws the parameters: a nested dict of float32 arrays, layers of a stage stacked."""
-    codes = jnp.zeros((1, config.total_pool_factor), jnp.int32)
-    # Compiled, because one by one the draws of a hundred parameters take minutes.
-    return jax.jit(Poolformer(config).init)(key, codes)["params"]
-
-
-def count_params(config: PoolformerConfig) -> int:
-    """Number of parameters, without allocating them."""
-    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-
-def _check_aligned(time: Array, total: int) -> None:
-    if not isinstance(time, jax.core.Tracer) and int(time) % total:
-        raise ValueError(
-            f"a chunk cannot start at sample {int(time)}: chunks start at multiples of the total "
-            f"pooling factor {total}; feed the samples up to the next multiple by `step`"
+    def init_state(
+        self,
+        batch: int,
+        labels: Int[Array | np.ndarray, " b"] | None = None,
+        *,
+        guided: bool = False,
+    ) -> PoolformerState:
+        """The state before the first sample."""
+        none = self.num_classes
+        if none:
+            labels = jnp.full((batch,), none) if labels is None else jnp.asarray(labels)
+            labels = labels.astype(jnp.int32)
+            if guided:
+                labels = jnp.stack([labels, jnp.full_like(labels, none)], axis=1).ravel()
+        elif labels is not None or guided:
+            raise ValueError("labels were given, but the model has no classes: num_classes is 0")
+        rows = 2 * batch if guided else batch
+        return PoolformerState(
+            previous=jnp.full((rows,), self.config.initial_code, jnp.int32),
+            position=jnp.zeros((), jnp.int32),
+            backbone=make_block(self.config).init_state(rows),
+            labels=labels,
         )
+
+    def logits(
+        self,
+        params: Any,
+        codes: Int[Array, "b t"],
+        state: PoolformerState | None = None,
+        *,
+        dropout_key: Array | None = None,
+    ) -> tuple[Float[Array, "b t v"], PoolformerState]:
+        """Computes the logits of a chunk, from the start of a sequence if there is no state.
+
+        See `log_probs`, whose codes have as many rows as the state has clips; here as many as the
+        state has rows.
+        """
+        check_length(self, codes.shape[1])
+        state = self.init_state(codes.shape[0]) if state is None else state
+        self._check_aligned(state.position)
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        outputs: Any = Network(self.config).apply({"params": params}, codes, state, rngs=rngs)
+        return outputs
+
+    def log_probs(
+        self,
+        params: Any,
+        codes: Int[Array, "b t"],
+        state: PoolformerState,
+        *,
+        dropout_key: Array | None = None,
+    ) -> tuple[Float[Array, "b t"], PoolformerState]:
+        """Reads a chunk in parallel."""
+        rows = len(state.previous) // len(codes)
+        logits, state = self.logits(
+            params, jnp.repeat(codes, rows, axis=0), state, dropout_key=dropout_key
+        )
+        return log_probs_of(logits[::rows], codes), state
+
+    def step_log_probs(
+        self, params: Any, codes: Int[Array, " b"], state: PoolformerState
+    ) -> tuple[Float[Array, " b"], PoolformerState]:
+        """Reads one sample of each clip, at any position."""
+        rows = len(state.previous) // len(codes)
+        logits, state = self._predict(params, state)
+        return log_probs_of(logits[::rows], codes), _observe(state, codes, rows)
+
+    def draw(
+        self, params: Any, keys: Key[Array, " b"], state: PoolformerState, *, draw: Draw
+    ) -> tuple[Int[Array, " b"], Float[Array, " b"], PoolformerState]:
+        """Draws the next sample of each clip."""
+        rows = len(state.previous) // len(keys)
+        logits, state = self._predict(params, state)
+        drawn_from = logits[::rows]
+        if draw.guidance != 1.0:
+            assert rows == 2, "the state is not guided"
+            drawn_from = guide_logits(drawn_from, logits[1::2], draw=draw)
+        codes = draw_codes(drawn_from, keys, draw=draw)
+        # What is drawn from must be finite too, with guidance.
+        finite = jnp.all(jnp.isfinite(drawn_from), axis=-1)
+        log_probs = jnp.where(finite, log_probs_of(logits[::rows], codes), jnp.nan)
+        return codes, log_probs, _observe(state, codes, rows)
+
+    def _predict(
+        self, params: Any, state: PoolformerState
+    ) -> tuple[Float[Array, "r v"], PoolformerState]:
+        outputs: Any = Network(self.config).apply({"params": params}, state, method="predict")
+        return outputs
+
+    def _check_aligned(self, position: Array) -> None:
+        total = self.chunk_multiple
+        if not isinstance(position, jax.core.Tracer) and int(position) % total:
+            raise ValueError(
+                f"a chunk cannot start at sample {int(position)} of a window: chunks start at "
+                f"multiples of the total pooling factor {total}; read the samples up to the next "
+                "multiple one by one"
+            )
+
+
+def _observe(state: PoolformerState, codes: Int[Array, " b"], rows: int) -> PoolformerState:
+    return dataclasses.replace(state, previous=jnp.repeat(codes.astype(jnp.int32), rows))

@@ -1,0 +1,1 @@
+"""Configurations that change one thing of another one."""

@@ -1,0 +1,204 @@
+"""Experiments: sections of configuration that fit together.
+
+ConfigDicts end here. Beyond, there are frozen data classes that have been validated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from ml_collections import config_dict
+
+from poolformer_jax.audio.codec import NUM_CODES, silence_code
+from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
+from poolformer_jax.config_checks import config_values, make_config
+from poolformer_jax.data.config import DataConfig, LabelledDataConfig
+from poolformer_jax.models.config import SequenceModelConfig, check_length
+from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.training.config import TrainConfig
+
+T = TypeVar("T", bound="Sections")
+
+
+class Sections:
+    """A data class whose fields are configurations, the sections of a configuration file.
+
+    Attributes:
+      TRAIN_COMMAND: What makes a run of it, but for the workdir.
+    """
+
+    TRAIN_COMMAND: ClassVar[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Sections):
+    """What a run of a sequence model is made of.
+
+    Raises:
+      ValueError: If the parts do not fit together.
+    """
+
+    TRAIN_COMMAND: ClassVar[str] = "python -m launch.train --config=configs/digits.py"
+
+    model: SequenceModelConfig = PoolformerConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+
+    def __post_init__(self):
+        for name in ("seq_len", "train_len"):
+            length = getattr(self.data, name)
+            if length is not None:
+                check_length(self.model, length, what=f"data.{name}")
+        codec = self.data.codec
+        for name, wanted in (
+            ("num_codes", NUM_CODES[codec]),
+            ("initial_code", silence_code(codec)),
+        ):
+            value = getattr(self.model, name)
+            if value != wanted:
+                raise ValueError(
+                    f"model.{name} {value} does not fit data.codec {codec!r}; use {wanted}"
+                )
+        num_classes = self.data.dataset.num_classes
+        if self.model.num_classes not in (0, num_classes):
+            raise ValueError(
+                f"model.num_classes {self.model.num_classes} does not fit data.name "
+                f"{self.data.name!r}, which has {num_classes or 'no'} classes; use {num_classes}"
+            )
+        if self.train.label_dropout and not self.model.num_classes:
+            raise ValueError(
+                f"train.label_dropout {self.train.label_dropout} needs a model with classes; set "
+                f"model.num_classes to {num_classes}, or train.label_dropout to 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierExperiment(Sections):
+    """What a run of a classifier is made of; the defaults are the one published with SaShiMi.
+
+    Raises:
+      ValueError: If the parts do not fit together.
+
+    Source of the recipe: https://github.com/tugstugi/pytorch-speech-commands, values of
+    TRAINING.md.
+    """
+
+    TRAIN_COMMAND: ClassVar[str] = (
+        "python -m launch.train_classifier --config=configs/digits_classifier.py"
+    )
+
+    model: ClassifierConfig = ClassifierConfig()
+    data: LabelledDataConfig = LabelledDataConfig()
+    train: TrainConfig = TrainConfig(
+        num_steps=70 * 325,
+        batch_size=96,
+        optimizer="sgd",
+        learning_rate=1e-2,
+        warmup_steps=0,
+        schedule="plateau",
+        weight_decay=1e-2,
+        clip_norm=None,
+        skip_norm=None,
+        ema_decay=0.0,  # An average would not fit the running statistics.
+        eval_every=325,
+        eval_batch_size=96,
+        checkpoint_every=325,
+    )
+    augment: AugmentConfig = AugmentConfig()
+
+    def __post_init__(self):
+        num_classes = self.data.dataset.num_classes
+        if self.model.num_classes != num_classes:
+            raise ValueError(
+                f"model.num_classes {self.model.num_classes} does not fit data.name "
+                f"{self.data.name!r}, which has {num_classes} classes; use {num_classes}"
+            )
+
+
+def default_config(kind: type[Sections] = Experiment) -> config_dict.ConfigDict:
+    """Every field with its default, locked: what configuration files start from."""
+    values = {
+        name: _with_placeholders(section) for name, section in _section_configs(kind()).items()
+    }
+    return config_dict.ConfigDict(values).lock()
+
+
+def make_experiment(config: Mapping[str, Any], kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
+    """Validates a configuration, a nested mapping or ConfigDict; sections left out are default.
+
+    Raises:
+      ValueError: For an unknown section or field, or a value that cannot work; the message names
+        it.
+    """
+    given = config.to_dict() if isinstance(config, config_dict.ConfigDict) else config
+    default, hints = experiment_values(kind()), get_type_hints(kind)
+    if unknown := sorted(set(given) - set(default)):
+        raise ValueError(f"unknown section {unknown}; known: {sorted(default)}")
+    values = _merge(default, given)
+    return kind(
+        **{name: make_config(hints[name], values[name], name=f"config.{name}") for name in values}
+    )
+
+
+def replace(experiment: T, **sections: Mapping[str, Any]) -> T:
+    """An experiment with some fields changed: `replace(experiment, train={"num_steps": 100})`.
+
+    Raises:
+      ValueError: As `make_experiment`.
+    """
+    return make_experiment(_merge(experiment_values(experiment), sections), type(experiment))
+
+
+def experiment_values(experiment: Sections) -> dict[str, dict[str, Any]]:
+    """Nested dicts, as config.json holds them; the opposite of `make_experiment`."""
+    return {name: config_values(part) for name, part in _section_configs(experiment).items()}
+
+
+def flat_values(experiment: Sections) -> dict[str, Any]:
+    """Values by dotted name, such as `model.mixer.recurrent_width`."""
+
+    def flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                out |= flatten(value, f"{prefix}{name}.")
+            else:
+                out[f"{prefix}{name}"] = value
+        return out
+
+    return flatten(experiment_values(experiment), "")
+
+
+def _section_configs(experiment: Sections) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(experiment)]  # type: ignore[arg-type]
+    return {name: getattr(experiment, name) for name in names}
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new` over `old`, mapping by mapping; one of another kind replaces the whole."""
+    merged = dict(old)
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            same_kind = value.get("kind", before.get("kind")) == before.get("kind")
+            merged[name] = _merge(before, value) if same_kind else dict(value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _with_placeholders(config: Any) -> dict[str, Any]:
+    """Values of a configuration; None has no type, so a placeholder lets flags set the field."""
+    hints = get_type_hints(type(config))
+
+    def value_of(name: str, value: Any) -> Any:
+        if dataclasses.is_dataclass(getattr(config, name, None)):
+            return _with_placeholders(getattr(config, name))
+        if value is not None:
+            return value
+        (kind,) = (t for t in hints[name].__args__ if t is not type(None))
+        return config_dict.placeholder(kind)
+
+    return {name: value_of(name, value) for name, value in config_values(config).items()}

@@ -1,0 +1,23 @@
+"""Mistakes of the user: found before anything expensive starts, told in a line or two."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+
+class UserError(Exception):
+    """Something that the user can mend, and how; binaries print it without a traceback."""
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns errors that name the user's mistake into `UserError`.
+
+    For the checks before anything expensive starts, whose messages are written for the user; later
+    errors keep their traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(str(error)) from error

@@ -1,0 +1,78 @@
+"""What all configurations of sequence models have in common. Nothing here loads JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from poolformer_jax.config_checks import Variant, check_at_least, check_types
+from poolformer_jax.layers.config import ExecutionConfig
+
+if TYPE_CHECKING:
+    from poolformer_jax.models.sequence_model import SequenceModel
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceModelConfig(ExecutionConfig, Variant):
+    """A model of sequences of codes; one class for each kind, in `registry.MODELS`.
+
+    Attributes:
+      num_codes: Size of the vocabulary, v.
+      initial_code: The code before the first sample (128 is silence).
+      num_classes: Classes of the labels that condition the model; 0 is no conditioning.
+
+    Raises:
+      ValueError: On construction, if the values cannot work together.
+    """
+
+    num_codes: int = 256
+    initial_code: int = 128
+    num_classes: int = 0
+
+    def __post_init__(self):
+        check_types(self)
+        check_at_least(self, 1, "num_codes")
+        check_at_least(self, 0, "num_classes")
+        if not 0 <= self.initial_code < self.num_codes:
+            raise ValueError(
+                f"initial_code {self.initial_code} is not a code: num_codes is {self.num_codes}; "
+                f"choose 0 to {self.num_codes - 1} (silence is {self.num_codes // 2})"
+            )
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[SequenceModelConfig]]:
+        """All models by name."""
+        from poolformer_jax.models.registry import MODELS
+
+        return MODELS
+
+    @property
+    def chunk_multiple(self) -> int:
+        """Sequences and chunks are multiples of so many samples."""
+        return 1
+
+    def build(self) -> SequenceModel:
+        """Makes the model."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class HasChunkMultiple(Protocol):
+    """A model or its configuration."""
+
+    @property
+    def chunk_multiple(self) -> int:
+        """Sequences and chunks are multiples of so many samples."""
+        ...
+
+
+def check_length(model: HasChunkMultiple, length: int, *, what: str = "sequence length") -> None:
+    """Raises ValueError unless so many samples can be read at once."""
+    multiple = model.chunk_multiple
+    if length <= 0 or length % multiple:
+        below, above = length // multiple * multiple, max(1, -(-length // multiple)) * multiple
+        raise ValueError(
+            f"{what} {length} is not a positive multiple of the total pooling factor {multiple}; "
+            f"pad to {above}{f' or cut to {below}' if below > 0 else ''} (the loss masks padding)"
+        )

@@ -1,0 +1,12 @@
+"""The one table of sequence models: from `config.model.kind` to a configuration with `build()`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from poolformer_jax.models.config import SequenceModelConfig
+from poolformer_jax.models.poolformer.config import PoolformerConfig
+
+MODELS: Mapping[str, type[SequenceModelConfig]] = {
+    config.kind: config for config in (PoolformerConfig,)
+}

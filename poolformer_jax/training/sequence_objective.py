@@ -1,0 +1,88 @@
+"""Training a sequence model: bits per sample of the next code."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from poolformer_jax.models.sequence_model import Params, SequenceModel
+from poolformer_jax.ops.categorical import excess_bits, mask_padding
+from poolformer_jax.training.objective import Batch
+
+Evaluate = Callable[[Params, Callable[[], bool]], Mapping[str, float] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceObjective:
+    """The mean of -log2 p(code) over all samples of a batch that count.
+
+    A batch has `tokens` [b, t] and `lengths` [b], for a model with classes `labels` [b] too. Labels
+    are withheld at random as in Ho & Salimans 2022, arXiv:2207.12598, so that one model learns both
+    distributions that guidance needs.
+
+    Attributes:
+      model: What is trained.
+      evaluate_params: From (parameters, "shall I stop?") to `bits_per_sample` and what else is
+        worth writing down; None if it was told to stop.
+      label_dropout: Rate at which labels are withheld.
+    """
+
+    model: SequenceModel
+    evaluate_params: Evaluate
+    label_dropout: float = 0.0
+
+    loss_name = "bits_per_sample"
+
+    def init(self, key: Array) -> tuple[Params, None]:
+        """Draws the parameters."""
+        return self.model.init_params(key), None
+
+    def count(self, batch: Batch) -> Array:
+        """Samples that count."""
+        return jnp.maximum(jnp.sum(batch["lengths"]), 1).astype(jnp.float32)
+
+    def loss(
+        self, params: Params, statistics: None, batch: Batch, key: Array, count: Array
+    ) -> tuple[Array, tuple[None, dict[str, Array]]]:
+        """Computes the bits beyond a uniform model's, which `metrics` adds."""
+        model, labels = self.model, None
+        if model.num_classes:
+            withheld = jax.random.bernoulli(
+                jax.random.fold_in(key, 1), self.label_dropout, batch["labels"].shape
+            )
+            labels = jnp.where(withheld, model.num_classes, batch["labels"])
+        codes = batch["tokens"]
+        state = model.init_state(codes.shape[0], labels)
+        log_probs, _ = model.log_probs(params, codes, state, dropout_key=key)
+        excess = excess_bits(log_probs, model.num_codes)
+        total = jnp.sum(jnp.sum(mask_padding(excess, lengths=batch["lengths"]), axis=1))
+        return total / count, (None, {})
+
+    def metrics(self, loss: Array, sums: Mapping[str, Array]) -> dict[str, Array]:
+        """Bits per sample."""
+        return {"bits_per_sample": loss + math.log2(self.model.num_codes)}
+
+    def evaluate(
+        self, params: Params, statistics: Any, should_stop: Callable[[], bool]
+    ) -> Mapping[str, float] | None:
+        """Evaluates the likelihood of the validation split."""
+        return self.evaluate_params(params, should_stop)
+
+    def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Fewest bits first."""
+        return rank_likelihood(metrics)
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        """Says the bits."""
+        return f"{metrics['bits_per_sample']:.4f} bits per sample"
+
+
+def rank_likelihood(metrics: Mapping[str, float]) -> tuple[float, ...]:
+    """Orders evaluations by their bits per sample."""
+    return (metrics["bits_per_sample"],)

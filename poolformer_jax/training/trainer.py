@@ -1,0 +1,296 @@
+"""The trainer: what a run carries from step to step, and what can be done with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+import pathlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from poolformer_jax import sharding
+from poolformer_jax.training.checkpoint import Checkpointer, Progress
+from poolformer_jax.training.config import TrainConfig
+from poolformer_jax.training.divergence import TrainingDivergedError
+from poolformer_jax.training.interruption import StopRequest
+from poolformer_jax.training.metrics import MetricWriter, progress_line
+from poolformer_jax.training.objective import Objective
+from poolformer_jax.training.optimizer import after_evaluation
+from poolformer_jax.training.state import TrainState, init_train_state
+from poolformer_jax.training.step import make_train_step
+
+_LOG = logging.getLogger(__name__)
+
+# Steps whose results may be outstanding: enough to keep an accelerator busy, and few enough for
+# the CPU back end, whose collectives deadlock with about 48 steps in flight.
+MAX_STEPS_IN_FLIGHT = 8
+
+Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+"""From the number of examples seen by all processes to this process's batches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How training ended: at which step, and whether that is the end of the run."""
+
+    step: int
+    finished: bool
+
+
+class Trainer:
+    """A run, at the start or where the latest checkpoint in the workdir left it.
+
+    Args:
+      objective: What is trained.
+      config: Recipe.
+      mesh: All devices.
+      batches: From the number of examples seen by all processes to this process's batches.
+      workdir: An existing folder for checkpoints and metrics.
+      on_best: Called with the state after an evaluation that is the best so far.
+      rules: How parameters are sharded.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        config: TrainConfig,
+        *,
+        mesh: Mesh,
+        batches: Batches,
+        workdir: pathlib.Path,
+        on_best: Callable[[TrainState, Mapping[str, float]], None] = lambda state, metrics: None,
+        rules: sharding.Rules = sharding.PARAMETER_RULES,
+    ):
+        self.objective = objective
+        self.config = config
+        self.mesh = mesh
+        self.workdir = workdir
+        self.on_best = on_best
+        self.checkpointer = Checkpointer(workdir / "checkpoints", objective.rank)
+
+        init = functools.partial(init_train_state, objective, config)
+        abstract = sharding.abstract_state(mesh, init, rules)
+        self.saved_step = self.checkpointer.latest_step
+        if self.saved_step is None:
+            self.state: TrainState = sharding.init_sharded(mesh, init, rules)
+            self.progress = Progress()
+        else:
+            self.state, self.progress = self.checkpointer.restore(abstract)
+        self.step = int(self.state.step)
+        self.train_step = sharding.jit_train_step(
+            make_train_step(objective, config), mesh, abstract
+        )
+        self.batches = batches(self.progress.examples_seen)
+        self.pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
+        self.speed = _Speed()
+        self.writer = MetricWriter(
+            workdir,
+            start_step=self.step,
+            validated=self.progress.validation is not None,
+            enabled=jax.process_index() == 0,
+        )
+        self.consecutive_skips = 0
+        self.stopping = False
+
+    def __enter__(self) -> Trainer:
+        """Listens to signals, and says where the run stands."""
+        self.stop = StopRequest()
+        if self.step:
+            self.say(f"resuming from the checkpoint of step {self.step} in {self.workdir}")
+        if self.at_end:
+            self.say(
+                f"nothing to do: step {self.step} of train.num_steps {self.config.num_steps} is "
+                "done; raise train.num_steps to train on"
+            )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Waits for the last checkpoint, and closes the files."""
+        self.checkpointer.close()
+        self.writer.close()
+        self.stop.restore_handlers()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last step is done."""
+        return self.step >= self.config.num_steps
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the run has ended; None while it goes on."""
+        if self.at_end or self.stopping:
+            return Outcome(self.step, finished=self.at_end)
+        return None
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        """Before the first step, every `eval_every` steps, and at the end."""
+        due = self.step % self.config.eval_every == 0 or self.at_end
+        return due and not self.stopping and self.progress.validation is None
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Every `checkpoint_every` steps, after evaluations, at the end, and when asked to stop."""
+        due = self.step % self.config.checkpoint_every == 0 or self.progress.validation is not None
+        return (due and self.step > 0) or self.at_end or self.stopping
+
+    def check_stop(self) -> None:
+        """Asks all processes whether the run is to stop at this step."""
+        self._set_stopping(self.stop.at_step(self.step))
+
+    def evaluate(self) -> None:
+        """Evaluates the averaged parameters, unless a signal comes meanwhile."""
+        self.collect()
+        start = time.monotonic()
+        result = self.objective.evaluate(
+            self.state.ema_params, self.state.statistics, self.stop.received
+        )
+        if result is not None:
+            self._judge(result, time.monotonic() - start)
+            self.speed.leave_out(self.step)
+        self._set_stopping(self.stop.received())
+
+    def save(self) -> None:
+        """Starts saving, unless this step is saved or the last steps were skipped."""
+        if self.saved_step == self.step:
+            return
+        # Every step that the checkpoint contains is on disk before it.
+        self.collect()
+        if self.consecutive_skips and self.outcome is None:
+            return  # The parameters may be the fault: keep the checkpoints from before.
+        self.checkpointer.save(self.state, self.progress)
+        self.saved_step = self.step
+        self.speed.leave_out(self.step)
+
+    def take_step(self) -> None:
+        """Trains on the next batch."""
+        local_batch = next(self.batches)
+        self.samples_per_clip = max(x.shape[1] for x in local_batch.values() if x.ndim == 2)
+        batch = sharding.put_batch(self.mesh, local_batch)
+        self.state, metrics = self.train_step(self.state, batch)
+        self.step += 1
+        self.progress = dataclasses.replace(
+            self.progress,
+            examples_seen=self.progress.examples_seen + self.config.batch_size,
+            validation=None,
+        )
+        self.pending.append((self.step, metrics))
+        if not self.speed.started:  # The first step contains the compilation.
+            self.collect()
+            self.speed.start(self.step)
+        elif self.report_is_due(self.step):
+            self.collect()
+        elif len(self.pending) > MAX_STEPS_IN_FLIGHT:
+            self.write_oldest()
+
+    def report_is_due(self, step: int) -> bool:
+        """Whether a step gets a line of progress."""
+        return step % self.config.log_every == 0 or step == self.config.num_steps
+
+    def collect(self) -> None:
+        """Waits for all steps, and writes them down."""
+        while self.pending:
+            self.write_oldest()
+        self.writer.flush()
+
+    def write_oldest(self) -> None:
+        """Waits for the oldest step that is not written down."""
+        step, metrics = self.pending.popleft()
+        values: dict[str, Any] = {name: np.asarray(x).item() for name, x in metrics.items()}
+        self.consecutive_skips = values.pop("consecutive_skips")
+        report = self.report_is_due(step)
+        if report and (seconds := self.speed.seconds_per_step(step)) is not None:
+            clips_per_second = self.config.batch_size / seconds
+            values |= {
+                "seconds_per_step": seconds,
+                "clips_per_second": clips_per_second,
+                "samples_per_second": clips_per_second * self.samples_per_clip,
+            }
+            description = self.objective.describe(values)
+            self.say(progress_line(step, self.config.num_steps, description, values))
+        self.writer.write("train", step, values, plot=report)
+        if self.consecutive_skips >= self.config.max_consecutive_skips:
+            self.writer.flush()
+            raise TrainingDivergedError(self._describe_divergence(step, values))
+
+    def say(self, text: str) -> None:
+        """Logs, on one process."""
+        if jax.process_index() == 0:
+            _LOG.info(text)
+
+    def _judge(self, result: Mapping[str, float], seconds: float) -> None:
+        """Writes an evaluation down, and what follows from it."""
+        objective, best = self.objective, self.progress.best
+        rank = objective.rank(result)
+        is_best = all(map(math.isfinite, rank)) and (best is None or rank < objective.rank(best))
+        opt_state = after_evaluation(self.config, self.state.opt_state, result[objective.loss_name])
+        self.state = dataclasses.replace(self.state, opt_state=opt_state)
+        self.progress = dataclasses.replace(
+            self.progress, validation=result, best=result if is_best else best
+        )
+        if is_best:
+            self.on_best(self.state, result)
+        if self.saved_step == self.step:  # Stopped before it was evaluated, and resumed.
+            self.checkpointer.add_validation(self.state, self.progress)
+        self.writer.write("validation", self.step, result)
+        self.writer.flush()
+        self.say(
+            f"step {self.step} | validation {objective.describe(result)}"
+            f"{' (best)' if is_best and best else ''} ({seconds:.1f} s)"
+        )
+
+    def _set_stopping(self, stopping: bool) -> None:
+        if stopping and not self.stopping:
+            self.say(f"asked to stop: saving a checkpoint of step {self.step}")
+        self.stopping = stopping
+
+    def _describe_divergence(self, step: int, values: Mapping[str, float]) -> str:
+        config, name = self.config, self.objective.loss_name
+        checkpoint = "There is no checkpoint yet"
+        if self.saved_step is not None:
+            checkpoint = (
+                f"The last good checkpoint is of step {self.saved_step} in "
+                f"{self.workdir / 'checkpoints'}"
+            )
+        limit = ""
+        if config.skip_norm is not None:
+            limit = f", or the norm is at least train.skip_norm {config.skip_norm:g}"
+        return (
+            f"the last {self.consecutive_skips} steps up to step {step} were skipped: the loss "
+            f"({name} {values[name]:.4g}) or the gradient norm ({values['grad_norm']:.4g}) is not "
+            f"finite{limit}. {checkpoint}; start again with a lower --config.train.learning_rate "
+            f"(now {config.learning_rate:g})"
+        )
+
+
+class _Speed:
+    """Seconds per step, without the first step's compilation, evaluations and checkpoints."""
+
+    def __init__(self):
+        self.started = False
+        self._step, self._time = 0, 0.0
+
+    def start(self, step: int) -> None:
+        self.started = True
+        self._step, self._time = step, time.monotonic()
+
+    def leave_out(self, step: int) -> None:
+        """Forgets what came before this step and moment."""
+        if self.started:
+            self.start(step)
+
+    def seconds_per_step(self, step: int) -> float | None:
+        """Mean since the last call, None if no step was timed."""
+        if not self.started or step <= self._step:
+            return None
+        seconds = (time.monotonic() - self._time) / (step - self._step)
+        self.start(step)
+        return seconds
