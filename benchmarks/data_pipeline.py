@@ -31,9 +31,11 @@ from launch import command_line
 from poolformer_jax.audio.codec import NUM_CODES
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.builders.features import DIGIT_WORDS
-from poolformer_jax.data.builders.prepare import open_splits, prepare
-from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.data.builders.prepare import prepare
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.data.pipeline import train_batches
+from poolformer_jax.data.source import open_splits
 
 _FLAGS = flags.FlagValues()
 _CLIPS = flags.DEFINE_integer(

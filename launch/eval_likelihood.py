@@ -17,7 +17,7 @@ from absl import flags
 
 from launch import command_line
 from poolformer_jax import experiment as ex
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.datasets import SAMPLE_RATE
 
 _FLAGS = flags.FlagValues()
 _CONFIG = command_line.define_config(

@@ -76,13 +76,15 @@ def main(argv):
 
     from poolformer_jax import sharding
     from poolformer_jax.classifier.files import classifier_hash, load_classifier
-    from poolformer_jax.data.builders import prepare
+    from poolformer_jax.classifier.inference import front_end_hash
+    from poolformer_jax.data.builders.folders import cache_dir
+    from poolformer_jax.data.source import describe_dataset, open_splits
     from poolformer_jax.evals.samples import clip_sets
     from poolformer_jax.evals.samples.generated import open_generated
-    from poolformer_jax.evals.scores import classified as classify_clips
     from poolformer_jax.evals.scores import scoring as score_samples
     from poolformer_jax.evals.scores import table as metrics_table
-    from poolformer_jax.evals.scores.reference import reference_key
+    from poolformer_jax.evals.scores.classified import classify_clips
+    from poolformer_jax.evals.scores.reference import cached_reference, reference_key
 
     with command_line.user_errors():
         sha256, classifier = classifier_hash(classifier_dir), load_classifier(classifier_dir)
@@ -90,9 +92,9 @@ def main(argv):
             raise ValueError(f"{classifier_dir} was replaced while it was read; run this again")
         num_classes = len(classifier.class_names)
         samples = open_generated(folder, num_classes=num_classes, resample=_RESAMPLE.value)
-        facts = prepare.describe_dataset(data)
+        facts = describe_dataset(data)
         score_samples.check_classes(classifier.class_names, facts.class_names, data.name)
-        splits = prepare.open_splits(data)
+        splits = open_splits(data)
         baselines = clip_sets.baseline_sets(
             _BASELINES.value,
             splits,
@@ -104,28 +106,23 @@ def main(argv):
         out = pathlib.Path(_OUT.value) if _OUT.value else folder / "metrics"
         out.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(jax.local_devices())
-    params, stats = jax.device_put((classifier.params, classifier.stats), sharding.replicated(mesh))
     progress = _Progress()
     classify = progress.show(
-        functools.partial(
-            classify_clips.classify_clips,
-            dataclasses.replace(classifier, params=params, stats=stats),
-            batch_size=-(-_BATCH_SIZE.value // mesh.size) * mesh.size,
-            place=lambda audio: sharding.put_along(mesh, audio, [0]),
-        )
+        functools.partial(classify_clips, classifier, batch_size=_BATCH_SIZE.value, mesh=mesh)
     )
     key = reference_key(
         classifier=sha256,
-        front_end=classify_clips.front_end_hash(classifier.config),
-        data=score_samples.data_hash(facts.manifest_sha256, split),
+        front_end=front_end_hash(classifier.config),
+        manifest=facts.manifest_sha256,
+        split=split,
         num_cells=_NUM_CELLS.value,
     )
-    kept_in = pathlib.Path(_REFERENCE_DIR.value or prepare.cache_dir() / "references")
+    kept_in = pathlib.Path(_REFERENCE_DIR.value or cache_dir() / "references")
     # A clip may be of another rate or damaged; both are found before anything else is classified.
     with command_line.user_errors():
         generated = classify(samples.clips)
-        reference = score_samples.cached_reference(
-            kept_in / f"{key}.npz",
+        reference = cached_reference(
+            kept_in,
             clip_sets.real_set(splits[split], split),
             classify,
             key=key,
@@ -163,18 +160,19 @@ def main(argv):
             **{name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy")},
         },
     }
-    sets, odd = score_samples.score_generated(samples, generated, scorer)
-    # Again after each set: intervals may take minutes, and an interruption loses only the last.
-    for clips in (None, *baselines):
-        if clips is not None:
-            sets.append(scorer.score(clips.name, clips.title, classify(clips)))
-        warnings = [*score_samples.find_count_warnings(sets), *odd]
+    for scores in score_samples.score_samples(
+        samples,
+        generated,
+        scorer,
+        class_names=classifier.class_names,
+        about=about,
+        baselines=baselines,
+        classify=classify,
+    ):
         about["clips_per_second"] = progress.clips_per_second
-        path = score_samples.write_result(
-            out, sets, warnings, about=about, class_names=classifier.class_names
-        )
-    print(metrics_table.text_table([metrics_table.score_row(scored) for scored in sets]))
-    for warning in warnings:
+        path = scores.write(out)
+    print(metrics_table.text_table([metrics_table.score_row(scored) for scored in scores.sets]))
+    for warning in scores.warnings:
         print(f"WARNING: {warning}")
     speed = progress.clips_per_second
     print(
@@ -182,21 +180,13 @@ def main(argv):
         f"{'' if speed is None else f', {speed:,.0f} clips/s'}; written to {path}"
     )
     try:
-        from poolformer_jax.pages.scores import MetricsPage, write_metrics_page
+        from poolformer_jax.pages.scores import write_metrics_page
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("matplotlib"):
             raise
         print("no page was written: it needs matplotlib: pip install -e '.[report]'")
         return
-    page = MetricsPage(
-        samples=samples,
-        sets=sets,
-        warnings=warnings,
-        reference=reference,
-        class_names=classifier.class_names,
-        about=about,
-    )
-    print(f"Look and listen: {write_metrics_page(out, page)}")
+    print(f"Look and listen: {write_metrics_page(out, scores)}")
 
 
 def _find_folders() -> tuple[pathlib.Path, str]:

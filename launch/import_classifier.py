@@ -33,13 +33,14 @@ def main(argv):
     """Reads, checks, writes."""
     source, workdir = pathlib.Path(argv[1]), pathlib.Path(_WORKDIR.value)
 
+    from poolformer_jax.classifier.config import ClassifierConfig
     from poolformer_jax.classifier.files import (
         DESCRIPTION,
         SavedClassifier,
         classifier_hash,
         save_classifier,
     )
-    from poolformer_jax.classifier.network import ClassifierConfig, count_params
+    from poolformer_jax.classifier.network import count_params
     from poolformer_jax.classifier.torch_import.checkpoint import read_torch_tensors
     from poolformer_jax.classifier.torch_import.resnext import import_resnext
     from poolformer_jax.data.builders.features import DIGIT_WORDS

@@ -15,11 +15,11 @@ from absl import flags
 
 from launch import command_line
 from poolformer_jax import experiment as ex
-from poolformer_jax.data.config import DATASETS
+from poolformer_jax.data.datasets import DATASETS
 
 _FLAGS = flags.FlagValues()
 _DATASET = flags.DEFINE_enum(
-    "dataset", None, DATASETS, "What to prepare.", required=True, flag_values=_FLAGS
+    "dataset", None, list(DATASETS), "What to prepare.", required=True, flag_values=_FLAGS
 )
 _MANUAL_DIR = flags.DEFINE_string(
     "manual_dir",

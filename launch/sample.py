@@ -24,7 +24,8 @@ from absl import flags
 from launch import command_line
 from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import read_wav, write_wav
-from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.experiment.experiment import Experiment, read_experiment
 from poolformer_jax.experiment.sections import check_mounted
 from poolformer_jax.typing import Platform
@@ -296,7 +297,7 @@ def _read_real(data: DataConfig) -> list[np.ndarray]:
     """Validation clips, spread over the split, as the model hears them."""
     if not _NUM_REAL.value:
         return []
-    from poolformer_jax.data.builders.prepare import open_splits
+    from poolformer_jax.data.source import open_splits
 
     if _DATA_DIR.value:
         data = dataclasses.replace(data, data_dir=_DATA_DIR.value)

@@ -43,11 +43,9 @@ def main(argv):
         changes = check_workdir(workdir, experiment)
 
     # Only now the imports of data sets, checkpoints and the rest, which take seconds.
-    import numpy as np
-
     from poolformer_jax import sharding
     from poolformer_jax.classifier.clips import (
-        balanced_batches,
+        epoch_batches,
         label_names,
         read_labelled_clips,
         read_noise,
@@ -58,15 +56,14 @@ def main(argv):
         load_classifier,
         save_classifier,
     )
-    from poolformer_jax.classifier.inference import log_mels, make_classification
+    from poolformer_jax.classifier.inference import classify_labelled
     from poolformer_jax.classifier.network import count_params
     from poolformer_jax.classifier.training import train_classifier
-    from poolformer_jax.data.builders.prepare import open_splits
+    from poolformer_jax.data.source import open_splits
     from poolformer_jax.experiment.environment import describe_environment
     from poolformer_jax.training.loop import TrainingDivergedError
 
     model, data, train = experiment.model, experiment.data, experiment.train
-    augmented = experiment.augment.probability > 0
     mesh = sharding.make_mesh()
     with command_line.user_errors():
         if (workdir / DESCRIPTION).exists() and not (workdir / CONFIG_FILE).exists():
@@ -74,14 +71,12 @@ def main(argv):
                 f"--workdir={workdir} holds a classifier that was not trained there; choose another"
             )
         sharding.check_batch_size("train.batch_size", train.batch_size, mesh)
-        noise = np.zeros(0)
-        if augmented:
+        noise = None  # Clips are then taken as they are.
+        if experiment.augment.probability > 0:
             noise = read_noise(data.noise_dir) if data.noise_dir else synthetic_noise(train.seed)
-        sources = open_splits(data.data_config)
+        sources = open_splits(data)
     class_names = label_names(sources["train"])
     clips = {split: read_labelled_clips(source) for split, source in sources.items()}
-    heard = ("validation", "test") if augmented else tuple(clips)
-    mels = {name: log_mels(clips[name].audio, padding=model.mel_padding) for name in heard}
 
     environment = describe_environment(count_params(model))
     write_experiment(workdir, experiment)
@@ -97,20 +92,13 @@ def main(argv):
         print(f"changed since the last start: {change}", flush=True)
 
     def batches(epoch):
-        rng = np.random.default_rng((train.seed, epoch))
-        training = clips["train"]
-        for rows in balanced_batches(training.labels, batch_size=train.batch_size, rng=rng):
-            batch = {"labels": training.labels[rows]}
-            if augmented:
-                others = rng.integers(len(noise), size=train.batch_size)
-                yield batch | {"audio": training.audio[rows], "noise": noise[others]}
-            else:
-                yield batch | {"mels": mels["train"][rows]}
-
-    classification = make_classification(model)
+        size = train.batch_size
+        return epoch_batches(
+            clips["train"], batch_size=size, seed=train.seed, epoch=epoch, noise=noise
+        )
 
     def evaluate(params, stats, split="validation"):
-        return classification(params, stats, mels[split], clips[split].labels)
+        return classify_labelled(model, params, stats, clips[split], mesh=mesh)
 
     try:
         train_classifier(
@@ -139,7 +127,7 @@ def main(argv):
         "data": data.name,
         **result.summary(),
         "class_names": class_names,
-        "confusion": result.confusion.tolist(),
+        "confusion": result.confusion().tolist(),
     }
     path = workdir / "classifier_test.json"
     path.write_text(json.dumps(test, indent=2) + "\n", encoding="utf-8")

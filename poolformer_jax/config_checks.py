@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_type_hints
 
 Platform = Literal["cpu", "gpu", "tpu"]
 """What a program is compiled for. Configurations name it; nothing inspects the machine."""
@@ -43,25 +43,23 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
     Raises:
       ValueError: For an unknown field or kind, or a value that cannot work; the message names it.
     """
-    values = dict(values)
+    values, chosen, choice = dict(values), config_type, ""
     if issubclass(config_type, Variant):
         kinds, kind = config_type.kinds(), values.pop("kind", None)
         if kind not in kinds:
             raise ValueError(f"{name}.kind is {kind!r}; known: {', '.join(kinds)}")
-        config_type, choice = kinds[kind], f" of kind {kind!r}"
-    else:
-        choice = ""
-    known: list[str] = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
+        chosen, choice = kinds[kind], f" of kind {kind!r}"
+    hints = get_type_hints(chosen)
+    known = {field.name for field in dataclasses.fields(cast(Any, chosen))}
+    if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown field {unknown} in {name}{choice}; known: {sorted(known)}")
-    hints = get_type_hints(config_type)
     for field, value in values.items():
-        if dataclasses.is_dataclass(hints[field]) and isinstance(value, Mapping):
+        if _is_config(hints[field]) and isinstance(value, Mapping):
             values[field] = make_config(hints[field], value, name=f"{name}.{field}")
     try:
         # Also here, so that a tool that checks the types of arguments sees the right ones.
         values = {field: _convert(field, value, hints[field]) for field, value in values.items()}
-        return config_type(**values)
+        return chosen(**values)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
@@ -137,9 +135,11 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if arguments:  # A union such as `int | None`.
         return any(_matches(value, argument) for argument in arguments)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return isinstance(value, hint)
-    return type(value) is hint
+    return isinstance(value, hint) if _is_config(hint) else type(value) is hint
+
+
+def _is_config(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _describe(hint: Any) -> str:

@@ -31,11 +31,14 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-    """A configuration of 80 / 20 / 20 spoken digits, built once per session."""
+    """A configuration of 80 / 20 / 20 spoken digits, built once per session; to read only."""
     pytest.importorskip("espeakng_loader")
-    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.config import DataConfig
+    from poolformer_jax.data.source import open_splits
 
-    config = DataConfig(name="digits_tiny", data_dir=str(tmp_path_factory.mktemp("data")))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # Of all workers: one builds, the others wait.
+    config = DataConfig(name="digits_tiny", data_dir=str(folder / "data"))
     open_splits(config)["train"]
     return config

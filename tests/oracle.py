@@ -1,7 +1,7 @@
 """The model in float64 NumPy, one plain loop over time: what the tests compare against.
 
 Written from the equations; shares no code with the package. `params` is the package's parameter
-tree, so that every option (groups, growing widths, norms, real recurrence, ...) can be checked.
+tree, so that every option (groups, growing widths, norms, mixers, ...) can be checked.
 """
 
 import numpy as np
@@ -63,12 +63,12 @@ def _block(config, p, x, level, labels):
 def _stack(config, p, x, num_layers):
     for i in range(num_layers):
         layer = _tree_index(p["layers"], i)
-        x = x + _mixer(config, layer["mixer"], x)
-        x = x + _mlp(config, layer["mlp"], x)
+        x = x + _mixer_block(config, layer["mixer"], x)
+        x = x + _mlp_block(config, layer["mlp"], x)
     return x
 
 
-def _mixer(config, p, x):
+def _mixer_block(config, p, x):
     z = _norm(config, x, p)
     main = z
     if config.temporal_convolution:
@@ -79,32 +79,37 @@ def _mixer(config, p, x):
                 if t - 2 + j >= 0:
                     main[:, t] += z[:, t - 2 + j] @ kernel[j]
         main = _layer_norm(main + p["temporal_convolution"]["bias"], p["temporal_norm"])
-    return _merge(config, _rg_lru(config, p["rg_lru"], main), z, p["merge"])
+    main, _ = mix(config.mixer, p[config.mixer.kind], main)
+    return _merge(config, main, z, p["merge"])
 
 
-def _rg_lru(config, p, z):
+def mix(config, p, z):
+    """What a mixer makes of z [b, t, d] at the start of a sequence; (output, last state [b, c])."""
+    p = _float64(p)
     u = _dense(z, p["input_projection"])
-    gate_x = _sigmoid(_block_diagonal(u, p["input_gate"]))
-    gate_a = _sigmoid(_block_diagonal(u, p["recurrence_gate"]))
-    magnitude = np.exp(-config.decay_exponent * gate_a * np.logaddexp(0, p["decay"]))
-    channels = magnitude.shape[-1]
-    if config.complex_recurrence:
-        a = magnitude * np.exp(1j * gate_a * p["theta"])
-        u = u[..., :channels] + 1j * u[..., channels:]
+    log_a, phase, gate = -np.logaddexp(0, p["decay"]), p.get("theta", 0.0), 1.0
+    if config.kind == "rg_lru":
+        gate_a = _sigmoid(_block_diagonal(u, p["recurrence_gate"]))
+        log_a, phase = config.decay_exponent * gate_a * log_a, gate_a * phase
+        gate = _sigmoid(_block_diagonal(u, p["input_gate"]))
     else:
-        a = magnitude
-    drive = np.sqrt(1 - magnitude**2) * gate_x * u
-    h = np.zeros_like(drive[:, 0])
-    states = np.empty_like(drive)
-    for t in range(z.shape[1]):
-        h = a[:, t] * h + drive[:, t]
+        assert config.kind == "lru"
+    drive, channels = np.sqrt(1 - np.exp(2 * log_a)) * gate, log_a.shape[-1]
+    if config.complex:
+        a, u = np.exp(log_a + 1j * phase), u[..., :channels] + 1j * u[..., channels:]
+    else:
+        a = np.exp(log_a)
+    x = drive * u
+    a, h, states = np.broadcast_to(a, x.shape), np.zeros_like(x[:, 0]), np.empty_like(x)
+    for t in range(x.shape[1]):
+        h = a[:, t] * h + x[:, t]
         states[:, t] = h
-    if config.complex_recurrence:
+    if config.complex:
         states = np.concatenate([states.real, states.imag], axis=-1)
-    return _dense(states, p["output_projection"])
+    return _dense(states, p["output_projection"]), h
 
 
-def _mlp(config, p, x):
+def _mlp_block(config, p, x):
     z = _norm(config, x, p)
     return _merge(config, _dense(z, p["value"]), z, p["merge"])
 

@@ -30,6 +30,7 @@ _NAMES = {
     "workdir": ("check_workdir", "read_experiment", "write_experiment"),
     "preparation": ("prepare_data",),
     "training": ("train",),
+    "classifier": ("train_classifier",),
     "restore": ("restore_params",),
     "likelihood": ("evaluate_likelihood",),
     "clips": ("draw_clips",),

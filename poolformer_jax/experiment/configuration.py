@@ -14,9 +14,9 @@ from ml_collections import config_dict
 from poolformer_jax.audio.codec import NUM_CODES, silence_code
 from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
 from poolformer_jax.config_checks import config_values, make_config
-from poolformer_jax.data.config import NUM_CLASSES, DataConfig, LabelledDataConfig
+from poolformer_jax.data.config import DataConfig, LabelledDataConfig
 from poolformer_jax.models.config import SequenceModelConfig, check_length
-from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.registry import MODELS
 from poolformer_jax.training.config import TrainConfig
 
 T = TypeVar("T", bound="Sections")
@@ -42,7 +42,7 @@ class Experiment(Sections):
 
     TRAIN_COMMAND: ClassVar[str] = "python -m launch.train --config=configs/digits.py"
 
-    model: SequenceModelConfig = PoolformerConfig()
+    model: SequenceModelConfig = MODELS["poolformer"]()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
 
@@ -61,7 +61,7 @@ class Experiment(Sections):
                 raise ValueError(
                     f"model.{name} {value} does not fit data.codec {codec!r}; use {wanted}"
                 )
-        num_classes = NUM_CLASSES.get(self.data.name, 0)
+        num_classes = self.data.dataset.num_classes
         if self.model.num_classes not in (0, num_classes):
             raise ValueError(
                 f"model.num_classes {self.model.num_classes} does not fit data.name "
@@ -109,7 +109,7 @@ class ClassifierExperiment(Sections):
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self):
-        num_classes = NUM_CLASSES[self.data.name]
+        num_classes = self.data.dataset.num_classes
         if self.model.num_classes != num_classes:
             raise ValueError(
                 f"model.num_classes {self.model.num_classes} does not fit data.name "

@@ -72,8 +72,8 @@ def evaluate_likelihood(
     import jax
 
     from poolformer_jax import sharding
-    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches
+    from poolformer_jax.data.source import open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.pages import require_matplotlib
 
 
 def plot_loss(workdir: str | os.PathLike[str]) -> Any:
@@ -18,8 +17,8 @@ def plot_loss(workdir: str | os.PathLike[str]) -> Any:
       UserError: If the run or Matplotlib is missing.
     """
     with user_errors():
-        with _matplotlib():
-            from poolformer_jax.pages.plots import plot_loss
+        require_matplotlib()
+        from poolformer_jax.pages.plots import plot_loss
         from poolformer_jax.pages.run_files import load_run
 
         return plot_loss(load_run(workdir))
@@ -32,16 +31,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
       UserError: If the run or Matplotlib is missing.
     """
     with user_errors():
-        with _matplotlib():
-            from poolformer_jax.pages.report import write_report
+        require_matplotlib()
+        from poolformer_jax.pages.report import write_report
+
         return write_report(workdir)
-
-
-@contextlib.contextmanager
-def _matplotlib() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("matplotlib"):
-            raise
-        raise ImportError("the report needs matplotlib: pip install -e '.[report]'") from error

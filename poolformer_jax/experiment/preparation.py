@@ -36,8 +36,8 @@ def prepare_data(
     """
     with user_errors():
         config = DataConfig(name=name, data_dir=data_dir, partial=allow_partial)
-        from poolformer_jax.data.builders.prepare import open_splits, prepare
-        from poolformer_jax.data.builders.summary import describe_split
+        from poolformer_jax.data.builders.prepare import prepare
+        from poolformer_jax.data.source import describe_split, open_splits
 
         prepare(config, manual_dir=manual_dir, download=download)
         for split, source in open_splits(config).items():

@@ -48,8 +48,8 @@ def train(
     import jax
 
     from poolformer_jax import sharding
-    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.pipeline import eval_batches, train_batches
+    from poolformer_jax.data.source import open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,

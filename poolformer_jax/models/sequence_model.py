@@ -7,9 +7,11 @@ To add a model: a package beside `poolformer/`, a configuration class, and its e
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
@@ -23,8 +25,8 @@ State = Any
 
 
 @runtime_checkable
-class SequenceModel(Protocol):
-    """p(x_t | x_0 ... x_{t-1}) of sequences of codes."""
+class SequenceModel(Hashable, Protocol):
+    """p(x_t | x_0 ... x_{t-1}) of sequences of codes; hashed, as programs are kept by model."""
 
     @property
     def num_codes(self) -> int:
@@ -46,7 +48,11 @@ class SequenceModel(Protocol):
         ...
 
     def init_state(
-        self, batch: int, labels: Int[Array, " b"] | None = None, *, guided: bool = False
+        self,
+        batch: int,
+        labels: Int[Array | np.ndarray, " b"] | None = None,
+        *,
+        guided: bool = False,
     ) -> State:
         """The state before the first code.
 

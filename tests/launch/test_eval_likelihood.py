@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from poolformer_jax.data.builders.prepare import open_splits
+from poolformer_jax.data.source import open_splits
 from tests.launch.processes import call, finish, mistake, start_pod
 from tests.launch.runs import TINY, losses
 from tests.launch.workdirs import make_workdir

@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from poolformer_jax.layers.blocks import (
-    GatedMerge,
-    LayerSpec,
-    LayerStack,
-    MLPBlock,
-    init_stack_state,
-    normalize,
-)
+from poolformer_jax.layers.blocks import GatedMerge, LayerStack, MLPBlock, normalize
+from poolformer_jax.layers.config import BlockConfig, RGLRUConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-SPEC = LayerSpec(width=6, recurrent_width=8, mlp_width=12, num_gate_blocks=2, scan="sequential")
+WIDTH = 6
+CONFIG = BlockConfig(mixer=RGLRUConfig(recurrent_width=8, num_gate_blocks=2), scan="sequential")
 
 
 def perturb(params, seed=0):
@@ -26,7 +21,7 @@ def perturb(params, seed=0):
     return jax.tree.map(lambda p: p + 0.3 * jnp.float32(rng.normal(size=p.shape)), params)
 
 
-def random_input(steps=7, width=6, seed=1):
+def random_input(steps=7, width=WIDTH, seed=1):
     return jnp.float32(np.random.default_rng(seed).normal(2.0, 1.0, size=(2, steps, width)))
 
 
@@ -83,9 +78,9 @@ def test_no_norm_is_the_identity():
     assert not params
 
 
-def mlp_block(spec, x, rngs=None):
-    params = perturb(MLPBlock(spec).init(jax.random.key(0), x)["params"])
-    return MLPBlock(spec).apply({"params": params}, x, rngs=rngs), params
+def mlp_block(config, x):
+    params = perturb(MLPBlock(config).init(jax.random.key(0), x)["params"])
+    return MLPBlock(config).apply({"params": params}, x), params
 
 
 def dense(x, p):
@@ -95,7 +90,7 @@ def dense(x, p):
 @pytest.mark.parametrize("gating", [True, False])
 def test_mlp_block_equals_formula(gating):
     x = random_input()
-    y, p = mlp_block(dataclasses.replace(SPEC, gating=gating), x)
+    y, p = mlp_block(dataclasses.replace(CONFIG, gating=gating), x)
     z = layer_norm(x, p["norm"])
     main = dense(z, p["value"])
     main = main * gelu(dense(z, p["merge"]["gate"])) if gating else gelu(main)
@@ -104,9 +99,10 @@ def test_mlp_block_equals_formula(gating):
     assert ("gate" in p["merge"]) == gating
 
 
-def stack(spec, num_layers, x, seed=0):
+def stack(config, num_layers, x, seed=0):
     """(module, random parameters, zero state)."""
-    module, state = LayerStack(spec, num_layers), init_stack_state(spec, num_layers, x.shape[0])
+    module = LayerStack(config, WIDTH, num_layers)
+    state = module.init_state(x.shape[0])
     shapes = jax.eval_shape(module.init, jax.random.key(0), x, state)["params"]
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda p: jnp.float32(0.3 * rng.normal(size=p.shape)), shapes)
@@ -115,7 +111,8 @@ def stack(spec, num_layers, x, seed=0):
 
 def test_no_layers_are_the_identity():
     x = random_input()
-    module, state = LayerStack(SPEC, 0), init_stack_state(SPEC, 0, 2)
+    module = LayerStack(CONFIG, WIDTH, 0)
+    state = module.init_state(2)
     variables = module.init(jax.random.key(0), x, state)
     assert not variables
     np.testing.assert_array_equal(module.apply(variables, x, state)[0], x)
@@ -123,9 +120,9 @@ def test_no_layers_are_the_identity():
 
 def test_stacked_layers_equal_one_after_the_other():
     x = random_input()
-    module, params, state = stack(SPEC, 3, x)
+    module, params, state = stack(CONFIG, 3, x)
     whole, _ = jax.jit(module.apply)({"params": params}, x, state)
-    one = jax.jit(LayerStack(SPEC, 1).apply)
+    one = jax.jit(LayerStack(CONFIG, WIDTH, 1).apply)
     for i in range(3):
         layer = jax.tree.map(lambda p, i=i: p[i : i + 1], (params, state))
         x, _ = one({"params": layer[0]}, x, layer[1])
@@ -133,17 +130,21 @@ def test_stacked_layers_equal_one_after_the_other():
 
 
 def test_layers_are_drawn_independently():
-    module = LayerStack(SPEC, 2)
-    state = init_stack_state(SPEC, 2, 2)
-    params = jax.jit(module.init)(jax.random.key(0), random_input(), state)["params"]
-    kernel = params["layers"]["mlp"]["value"]["kernel"]
+    module = LayerStack(CONFIG, WIDTH, 2)
+    x, state = random_input(), module.init_state(2)
+
+    @jax.jit  # Draws that are not looked at are not compiled.
+    def draw_kernel(key):
+        return module.init(key, x, state)["params"]["layers"]["mlp"]["value"]["kernel"]
+
+    kernel = draw_kernel(jax.random.key(0))
     assert not np.any(kernel[0] == kernel[1])
 
 
 def test_temporal_convolution_is_causal_and_carries_its_state():
-    spec = dataclasses.replace(SPEC, temporal_convolution=True)
+    config = dataclasses.replace(CONFIG, temporal_convolution=True)
     x = random_input(steps=8)
-    module, params, state = stack(spec, 1, x)
+    module, params, state = stack(config, 1, x)
     apply = jax.jit(module.apply)
     whole, whole_state = apply({"params": params}, x, state)
     changed, _ = apply({"params": params}, x.at[:, 5, 0].add(1.0), state)
@@ -159,9 +160,9 @@ def test_temporal_convolution_is_causal_and_carries_its_state():
 
 
 def test_temporal_convolution_state_is_the_last_two_normalised_inputs():
-    spec = dataclasses.replace(SPEC, temporal_convolution=True)
+    config = dataclasses.replace(CONFIG, temporal_convolution=True)
     x = random_input()
-    module, params, state = stack(spec, 1, x)
+    module, params, state = stack(config, 1, x)
     _, state = jax.jit(module.apply)({"params": params}, x, state)
     norm = jax.tree.map(lambda p: p[0], params["layers"]["mixer"]["norm"])
     np.testing.assert_allclose(state.convolution[0], layer_norm(x, norm)[:, -2:], atol=2e-6)
@@ -169,18 +170,18 @@ def test_temporal_convolution_state_is_the_last_two_normalised_inputs():
 
 def test_dropout_needs_a_key():
     x = random_input()
-    without, params = mlp_block(SPEC, x)
-    spec = dataclasses.replace(SPEC, dropout=0.5)
-    quiet = MLPBlock(spec).apply({"params": params}, x)
+    without, params = mlp_block(CONFIG, x)
+    config = dataclasses.replace(CONFIG, dropout=0.5)
+    quiet = MLPBlock(config).apply({"params": params}, x)
     np.testing.assert_array_equal(quiet, without)
-    noisy = MLPBlock(spec).apply({"params": params}, x, rngs={"dropout": jax.random.key(1)})
+    noisy = MLPBlock(config).apply({"params": params}, x, rngs={"dropout": jax.random.key(1)})
     assert np.any(noisy != without)
 
 
 def test_dropout_drops_at_its_rate_and_scales_the_rest():
-    spec = dataclasses.replace(SPEC, dropout=0.2)
+    config = dataclasses.replace(CONFIG, dropout=0.2)
     z = random_input(steps=5000)
-    merge = GatedMerge(spec)
+    merge = GatedMerge(config, init_scale=1.0)
     params = perturb(merge.init(jax.random.key(0), z, z)["params"])
     full = merge.apply({"params": params}, z, z)
     dropped = merge.apply({"params": params}, z, z, rngs={"dropout": jax.random.key(1)})
@@ -191,9 +192,9 @@ def test_dropout_drops_at_its_rate_and_scales_the_rest():
 
 
 def test_dropout_differs_between_layers():
-    spec = dataclasses.replace(SPEC, dropout=0.5, norm="none")
+    config = dataclasses.replace(CONFIG, dropout=0.5, norm="none")
     x = jnp.ones((1, 1, 6))
-    module, params, state = stack(spec, 2, x)
+    module, params, state = stack(config, 2, x)
     # Only the projections' biases are left: each block adds its own power of ten, doubled where it
     # is kept, or nothing where it is dropped.
     params = jax.tree.map(jnp.zeros_like, params)
@@ -212,8 +213,8 @@ def test_remat_changes_nothing():
     x = random_input()
     gradients = []
     for remat in (False, True):
-        spec = dataclasses.replace(SPEC, remat=remat, dropout=0.3)
-        module, params, state = stack(spec, 1, x)
+        config = dataclasses.replace(CONFIG, remat=remat, dropout=0.3)
+        module, params, state = stack(config, 1, x)
 
         def loss(params, module=module, state=state):
             rngs = {"dropout": jax.random.key(4)}
@@ -228,8 +229,8 @@ def test_remat_changes_nothing():
 
 
 def test_last_layers_start_small():
-    spec = dataclasses.replace(SPEC, width=128, mlp_width=256, init_scale=1 / 17)
-    params = MLPBlock(spec).init(jax.random.key(0), jnp.zeros((1, 1, 128)))["params"]
+    block = MLPBlock(CONFIG, init_scale=1 / 17)
+    params = block.init(jax.random.key(0), jnp.zeros((1, 1, 128)))["params"]
     kernel = params["merge"]["projection"]["kernel"]
     # 32,768 draws: the standard error of the variance is 0.8 %.
     assert np.var(kernel) == pytest.approx(1 / 17 / 256, rel=0.03)

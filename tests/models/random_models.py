@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from poolformer_jax.models.poolformer.model import init_params
+from poolformer_jax.layers.config import LRUConfig, RGLRUConfig
 
 BATCH = 2
 
@@ -22,17 +22,27 @@ EXAMPLES = settings(
 
 
 @st.composite
+def random_mixers(draw):
+    """Configurations of all mixers."""
+    blocks = draw(st.integers(1, 2))
+    options = {"recurrent_width": 4 * blocks, "complex": draw(st.booleans())}
+    if draw(st.booleans()):
+        return LRUConfig(**options)
+    exponent = draw(st.sampled_from([8.0, 2.0]))
+    return RGLRUConfig(**options, num_gate_blocks=blocks, decay_exponent=exponent)
+
+
+@st.composite
 def random_options(draw):
     """Arguments of `PoolformerConfig`."""
     levels = draw(st.integers(0, 3))
-    width, blocks = draw(st.sampled_from([4, 6])), draw(st.integers(1, 2))
+    width = draw(st.sampled_from([4, 6]))
     return {
         "num_codes": 16,
         "initial_code": draw(st.integers(0, 15)),
         "width": width,
         "width_growth": draw(st.integers(1, 2)),
-        "recurrent_width": 4 * blocks,
-        "num_gate_blocks": blocks,
+        "mixer": draw(random_mixers()),
         "mlp_expansion": draw(st.integers(1, 2)),
         "pool_factors": draw(st.tuples(*[st.integers(2, 3)] * levels)),
         "layers": draw(st.tuples(*[st.integers(0, 2)] * (levels + 1))),
@@ -43,8 +53,6 @@ def random_options(draw):
         "norm": draw(st.sampled_from(["layer_norm", "rms_norm", "none"])),
         "gating": draw(st.booleans()),
         "temporal_convolution": draw(st.booleans()),
-        "complex_recurrence": draw(st.booleans()),
-        "decay_exponent": draw(st.sampled_from([8.0, 2.0])),
         "num_classes": draw(st.sampled_from([0, 3])),
         "scan": "sequential",
         "remat": draw(st.booleans()),
@@ -70,7 +78,7 @@ def random_params(config, seed=0):
             case _:
                 return jnp.float32(0.3 * noise)
 
-    shapes = jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+    shapes = jax.eval_shape(config.build().init_params, jax.random.key(0))
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -6,83 +7,94 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.models.poolformer.model import Poolformer, init_params, init_state
+from poolformer_jax import sharding
+from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.sampling import streaming
 from poolformer_jax.sampling.streaming import StreamingGenerator, generate, prime
-from tests.training.tiny import MODEL
+from tests.training.tiny import MODEL as CONFIG
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+MODEL = CONFIG.build()
 KEY = jax.random.key(3)
+LENGTH = 32  # Most tests draw two clips of it: one program.
 
 
 @pytest.fixture(scope="module")
 def params():
-    params = init_params(MODEL, jax.random.key(0))
+    params = MODEL.init_params(jax.random.key(0))
     # Logits far apart, so that rounding cannot change what is drawn.
     params["head"]["projection"]["kernel"] *= 5.0
     return params
 
 
+@pytest.fixture(scope="module")
+def whole(params):
+    return generate(MODEL, params, KEY, 2, LENGTH)
+
+
+@functools.cache
+def logits_function():
+    return jax.jit(MODEL.logits)
+
+
 def whole_logits(params, codes):
-    """Of the parallel pass over whole clips, whatever their length."""
-    padding = -codes.shape[1] % MODEL.total_pool_factor
-    padded = jnp.pad(jnp.asarray(codes), ((0, 0), (0, padding)))
-    return Poolformer(MODEL).apply({"params": params}, padded)[0][:, : codes.shape[1]]
-
-
-def test_sampling_is_ancestral(params):
-    """Every draw follows the distribution that the whole model gives to its prefix."""
-    clips, length, temperature = 2, 24, 0.7
-    codes, _ = generate(MODEL, params, KEY, clips, length, temperature=temperature)
-    logits = whole_logits(params, codes)
-    for t in range(length):
-        for clip in range(clips):
-            clip_key = jax.random.fold_in(jax.random.fold_in(KEY, clip), t)
-            expected = jax.random.categorical(clip_key, logits[clip, t] / temperature)
-            assert codes[clip, t] == expected, (clip, t)
+    """Of the parallel pass over whole clips."""
+    return np.asarray(logits_function()(params, jnp.asarray(codes))[0])
 
 
 @pytest.mark.parametrize("prompt_length", [0, 7])
-def test_reported_log_probabilities_are_those_of_the_parallel_pass(params, prompt_length):
+def test_sampling_is_ancestral(params, prompt_length):
+    """Every draw follows the distribution that the whole model gives to its prefix."""
     prompt = np.arange(2 * prompt_length).reshape(2, -1) % 16 if prompt_length else None
-    # They are the model's own, whatever the codes are drawn from.
-    codes, log_probs = generate(MODEL, params, KEY, 2, 31, prompt=prompt, temperature=1.5, top_k=9)
-    table = jax.nn.log_softmax(whole_logits(params, codes))
-    expected = np.take_along_axis(np.asarray(table), codes[..., None], axis=-1)[..., 0]
+    draw = Draw(temperature=0.7, top_k=9)
+    codes, log_probs = generate(MODEL, params, KEY, 2, 30, prompt=prompt, draw=draw)
+    logits = whole_logits(params, codes)
+    tenth = np.sort(logits, axis=-1)[..., -10:-9]
+    drawn_from = jnp.where(logits > tenth, logits / 0.7, -jnp.inf)
+    clip_keys = jax.vmap(functools.partial(jax.random.fold_in, KEY))(jnp.arange(2))
+    fold_times = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
+    keys = fold_times(clip_keys, jnp.arange(30))
+    expected = jax.vmap(jax.vmap(jax.random.categorical))(keys, drawn_from)
+    if prompt is not None:
+        np.testing.assert_array_equal(codes[:, :prompt_length], prompt)
+    np.testing.assert_array_equal(codes[:, prompt_length:], expected[:, prompt_length:])
+    # The log-probabilities are the model's own, whatever the codes are drawn from.
+    table = np.asarray(jax.nn.log_softmax(logits))
+    expected = np.take_along_axis(table, codes[..., None], axis=-1)[..., 0]
     # Float32: 2e-4 for logits of order 10.
     np.testing.assert_allclose(log_probs, expected, atol=2e-4)
     np.testing.assert_allclose(log_probs.sum(axis=1), expected.sum(axis=1), rtol=1e-5)
 
 
-def test_temperature_zero_is_greedy(params):
-    codes, _ = generate(MODEL, params, KEY, 1, 16, temperature=0.0)
-    np.testing.assert_array_equal(codes, np.argmax(whole_logits(params, codes), axis=-1))
-
-
-@pytest.mark.parametrize("prompt_length", [1, 10, 11])
-def test_prompt_read_in_parallel_gives_the_state_of_a_stepped_one(params, prompt_length):
-    codes = np.random.default_rng(0).integers(0, 16, (2, prompt_length)).astype(np.int32)
-    state, log_probs = prime(MODEL, params, init_state(MODEL, 2), codes)
-    stepped = init_state(MODEL, 2)
-    for t in range(prompt_length):
-        logits, stepped = Poolformer(MODEL).apply(
-            {"params": params}, jnp.asarray(codes[:, t]), stepped, method="step"
-        )
-        expected = jax.nn.log_softmax(logits)[np.arange(2), codes[:, t]]
-        np.testing.assert_allclose(log_probs[:, t], expected, atol=2e-4)
-    assert int(state.time) == prompt_length
-    next_one, next_other = (
-        Poolformer(MODEL).apply({"params": params}, one, method="predict")[0]
-        for one in (state, stepped)
+@pytest.mark.parametrize("parts", [(31,), (3, 17, 11), (1, 30)], ids=str)
+def test_priming_in_parts_gives_the_state_of_stepping(params, monkeypatch, parts):
+    monkeypatch.setattr(streaming, "_PRIME_SAMPLES", 16)  # Eight of each clip in a pass.
+    codes = np.random.default_rng(0).integers(0, 16, (2, 31)).astype(np.int32)
+    stepped, expected, step = MODEL.init_state(2), [], jax.jit(MODEL.step_log_probs)
+    for t in range(31):
+        one, stepped = step(params, codes[:, t], stepped)
+        expected.append(one)
+    state, log_probs, position = MODEL.init_state(2), [], 0
+    for count in parts:
+        part = codes[:, position : position + count]
+        state, some = prime(MODEL, params, state, part, position=position)
+        log_probs.append(some)
+        position += count
+    np.testing.assert_allclose(
+        np.concatenate(log_probs, axis=1), np.stack(expected, axis=1), atol=2e-4
     )
-    np.testing.assert_allclose(next_one, next_other, atol=2e-4)
+    ours, theirs = (step(params, codes[:, 0], one) for one in (state, stepped))
+    np.testing.assert_allclose(ours[0], theirs[0], atol=2e-4)
+    # But for sums of windows that are done with.
+    for field in ("previous", "position"):
+        np.testing.assert_array_equal(getattr(ours[1], field), getattr(theirs[1], field))
 
 
-def test_a_clip_continues_a_prompt_of_itself(params):
-    whole, _ = generate(MODEL, params, KEY, 2, 40)
-    for cut in (1, 13, 20):
-        again, _ = generate(MODEL, params, KEY, 2, 40, prompt=whole[:, :cut])
-        np.testing.assert_array_equal(again, whole)
+@pytest.mark.parametrize("cut", [1, 13, 14])
+def test_a_clip_continues_a_prompt_of_itself(params, whole, cut):
+    again, _ = generate(MODEL, params, KEY, 2, LENGTH, prompt=whole.codes[:, :cut])
+    np.testing.assert_array_equal(again, whole.codes)
 
 
 @pytest.mark.slow
@@ -92,34 +104,43 @@ def test_one_prompt_serves_all_clips(params):
     assert len({tuple(row) for row in codes.tolist()}) == 3
 
 
-@pytest.mark.parametrize("block_samples", [1, 7, 50])
-def test_blocks_are_the_clip_whatever_their_length(params, block_samples):
-    whole, log_probs = generate(MODEL, params, KEY, 2, 50)
-    stream = StreamingGenerator(MODEL, params, KEY, 2, block_samples=block_samples)
-    blocks = list(itertools.islice(stream, -(-50 // block_samples)))
-    assert all(block.codes.shape == (2, block_samples) for block in blocks)
-    assert stream.position == len(blocks) * block_samples
-    codes = np.concatenate([block.codes for block in blocks], axis=1)
-    np.testing.assert_array_equal(codes[:, :50], whole)
-    ours = np.concatenate([block.log_probs for block in blocks], axis=1)
-    np.testing.assert_allclose(ours[:, :50], log_probs, atol=1e-5)
+@pytest.mark.parametrize("length", [None, LENGTH])
+def test_blocks_are_the_clip_whatever_their_length(params, whole, length):
+    stream = StreamingGenerator(MODEL, params, KEY, 2, block_samples=7, length=length)
+    blocks = list(itertools.islice(stream, 5))
+    assert [block.codes.shape for block in blocks] == [(2, 7)] * 4 + [(2, 4 if length else 7)]
+    assert stream.position == (length or 35)
+    if length is not None:
+        assert next(stream, None) is None
+    codes, log_probs = (np.concatenate(part, axis=1) for part in zip(*blocks, strict=True))
+    np.testing.assert_array_equal(codes[:, :LENGTH], whole.codes)
+    np.testing.assert_allclose(log_probs[:, :LENGTH], whole.log_probs, atol=1e-5)
 
 
 def test_a_clip_does_not_depend_on_those_beside_it(params):
-    together, _ = generate(MODEL, params, KEY, 5, 200)
-    for clip_ids in ([0], [4, 3], [1, 1, 2]):
-        some, _ = generate(MODEL, params, KEY, len(clip_ids), 200, clip_ids=clip_ids)
+    together, _ = generate(MODEL, params, KEY, 5, LENGTH)
+    for clip_ids in ([0], [4, 3], [1, 1]):
+        some, _ = generate(MODEL, params, KEY, len(clip_ids), LENGTH, clip_ids=clip_ids)
         np.testing.assert_array_equal(some, together[clip_ids])
     assert len({tuple(row) for row in together.tolist()}) == 5
 
 
-def test_longer_draw_starts_like_a_shorter_one(params):
+def test_eight_devices_draw_like_one(params):
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    one, _ = generate(MODEL, params, KEY, 8, LENGTH)
+    everywhere = jax.device_put(params, sharding.replicated(mesh))
+    prompt = one[:, :4]
+    eight, _ = generate(MODEL, everywhere, KEY, 8, LENGTH, prompt=prompt, mesh=mesh)
+    np.testing.assert_array_equal(eight, one)
+
+
+def test_longer_draw_starts_like_a_shorter_one(params, whole, monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK_SAMPLES", LENGTH)
     progress = []
-    long, _ = generate(MODEL, params, KEY, 1, 1000, on_progress=progress.append)
-    short, _ = generate(MODEL, params, KEY, 1, 7)
-    assert long.shape == (1, 1000)
-    assert progress[-1] == 1000
-    np.testing.assert_array_equal(long[:, :7], short)
+    long, _ = generate(MODEL, params, KEY, 2, 100, on_progress=progress.append)
+    assert long.shape == (2, 100) and progress == [32, 64, 96, 100]
+    np.testing.assert_array_equal(long[:, :LENGTH], whole.codes)
 
 
 def test_logits_that_are_not_finite_stop_with_their_place(params):
@@ -128,9 +149,9 @@ def test_logits_that_are_not_finite_stop_with_their_place(params):
     with pytest.raises(
         FloatingPointError, match=r"of clip 5 are not finite at sample 0; .*earlier"
     ):
-        generate(MODEL, broken, KEY, 2, 10, clip_ids=[5, 6])
+        generate(MODEL, broken, KEY, 2, LENGTH, clip_ids=[5, 6])
     with pytest.raises(FloatingPointError, match="clip 0 are not finite at sample 0"):
-        generate(MODEL, broken, KEY, 2, 10, prompt=np.array([1, 2, 3]))
+        generate(MODEL, broken, KEY, 2, LENGTH, prompt=np.array([1, 2, 3]))
 
 
 def with_table(params, *, broken=None):
@@ -141,73 +162,51 @@ def with_table(params, *, broken=None):
     return params | {"embedding": {"table": {"embedding": jnp.asarray(table)}}}
 
 
-TABLE = dataclasses.replace(MODEL, embedding="table")
+TABLE = dataclasses.replace(CONFIG, embedding="table").build()
 
 
 def test_fault_in_a_later_block_is_told_at_its_sample(params):
-    whole, _ = generate(TABLE, with_table(params), KEY, 1, 40)
-    seen = [[MODEL.initial_code, *whole[0, :t]] for t in range(40)]
-    sample = next(t for t in range(7, 40) if whole[0, t] not in seen[t])
-    broken = with_table(params, broken=whole[0, sample])
+    stream = StreamingGenerator(TABLE, with_table(params), KEY, 1, block_samples=3)
+    whole = np.concatenate([block.codes for block in itertools.islice(stream, 14)], axis=1)[0]
+    seen = [[CONFIG.initial_code, *whole[:t]] for t in range(40)]
+    sample = next(t for t in range(7, 40) if whole[t] not in seen[t])
+    broken = with_table(params, broken=whole[sample])
     stream = StreamingGenerator(TABLE, broken, KEY, 1, block_samples=3)
     with pytest.raises(FloatingPointError, match=f"not finite at sample {sample + 1};"):
         for _ in itertools.islice(stream, 20):
             pass
     assert stream.position == (sample + 1) // 3 * 3
     with pytest.raises(FloatingPointError, match=f"not finite at sample {sample + 1};"):
-        generate(TABLE, broken, KEY, 1, 42, prompt=whole[0])
+        generate(TABLE, broken, KEY, 1, 43, prompt=whole)
 
 
 def test_a_fault_behind_the_end_is_none_of_the_clips(params):
     broken = with_table(params, broken=5)
     prompt = np.array([1, 5])
-    stream = StreamingGenerator(TABLE, broken, KEY, 1, prompt=prompt, length=2, block_samples=4)
+    stream = StreamingGenerator(TABLE, broken, KEY, 1, prompt=prompt, length=2, block_samples=3)
     assert list(stream) == [] and stream.position == 2
 
 
-def test_stream_of_a_length_ends(params):
-    stream = StreamingGenerator(MODEL, params, KEY, 2, length=10, block_samples=4)
-    blocks = list(stream)
-    assert [block.codes.shape[1] for block in blocks] == [4, 4, 2] and stream.position == 10
-    whole, _ = generate(MODEL, params, KEY, 2, 10)
-    np.testing.assert_array_equal(np.concatenate([b.codes for b in blocks], axis=1), whole)
-
-
 def test_clock_does_not_overflow(params):
-    """After 2^31 samples of a 32-bit clock the stream goes on as after few, but for its keys."""
-    stream, other = (StreamingGenerator(MODEL, params, KEY, 2, block_samples=8) for _ in range(2))
-    next(stream), next(other)
-    period = MODEL.total_pool_factor
-    far = (2**31 - 8) // period * period  # The last blocks before the overflow.
-    other._state = dataclasses.replace(other._state, time=jnp.int32(far))
+    """After 2^32 samples the keys start again; the model's position stays small all the time."""
+    stream, other = (StreamingGenerator(MODEL, params, KEY, 2, block_samples=7) for _ in range(2))
+    other.position = 2**32
     for _ in range(3):
         np.testing.assert_array_equal(next(stream).codes, next(other).codes)
-    assert int(stream._state.time) < 2 * period + 8
-    stream.position = 2**32 + 5  # The keys' clock wraps without an error.
+    assert other.position == 2**32 + 21
+    assert int(stream._state.position) < 2 * MODEL.chunk_multiple
+    stream.position = 2**32 - 3  # The keys' clock wraps within a block, without an error.
     next(stream)
-
-
-def test_prime_goes_on_from_any_state(params):
-    codes = np.random.default_rng(1).integers(0, 16, (2, 31)).astype(np.int32)
-    whole, expected = prime(MODEL, params, init_state(MODEL, 2), codes)
-    state, log_probs = init_state(MODEL, 2), []
-    for part in (codes[:, :3], codes[:, 3:20], codes[:, 20:]):
-        state, some = prime(MODEL, params, state, part)
-        log_probs.append(some)
-    np.testing.assert_allclose(np.concatenate(log_probs, axis=1), expected, atol=2e-4)
-    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 0}, "num_samples 0 .* must be at least 1"),
+        ({"num_clips": 0}, "num_clips 0 .* must be at least 1"),
         ({"clip_ids": [0, -1]}, r"clip_ids \[0, -1\] must be 2 numbers that are not negative"),
         ({"clip_ids": [0]}, r"clip_ids \[0\] must be 2"),
         ({"labels": np.array([0, 1])}, "the model has no classes"),
-        ({"guidance": 2.0}, "guidance 2.0 needs labels"),
-        ({"guidance": -1.0}, "guidance -1.0 must be finite and not negative"),
+        ({"draw": Draw(guidance=2.0)}, "guidance 2.0 needs labels"),
         ({"length": 0}, "length 0 must be at least 1"),
         ({"prompt": np.zeros(0, int)}, "prompt is empty"),
         ({"prompt": np.zeros(6, int)}, "prompt of 6 samples is longer than the clip of 5"),
@@ -218,4 +217,4 @@ def test_prime_goes_on_from_any_state(params):
 )
 def test_numbers_out_of_range(params, arguments, message):
     with pytest.raises(ValueError, match=message):
-        generate(MODEL, params, KEY, **{"num_samples": 2, "length": 5, **arguments})
+        generate(MODEL, params, KEY, **{"num_clips": 2, "length": 5, **arguments})

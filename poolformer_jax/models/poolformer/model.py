@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 from jax import Array
@@ -125,7 +126,11 @@ class Poolformer:
         return jax.jit(Network(self.config).init)(key, codes, self.init_state(1))["params"]
 
     def init_state(
-        self, batch: int, labels: Int[Array, " b"] | None = None, *, guided: bool = False
+        self,
+        batch: int,
+        labels: Int[Array | np.ndarray, " b"] | None = None,
+        *,
+        guided: bool = False,
     ) -> PoolformerState:
         """The state before the first sample."""
         none = self.num_classes

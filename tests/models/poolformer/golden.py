@@ -12,7 +12,9 @@ import pathlib
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
+from poolformer_jax.layers.config import RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 
 MIXER_NAMES = {
@@ -49,7 +51,7 @@ class Golden:
 
     config: PoolformerConfig
     params: dict
-    gradients: dict  # path -> array; empty if the file has none
+    gradients: dict  # Empty if the file has none.
     codes: jnp.ndarray
     lengths: jnp.ndarray
     logits: np.ndarray
@@ -62,11 +64,11 @@ def read_golden(path: pathlib.Path) -> Golden:
         arrays = {name: file[name] for name in file.files}
     params = {n.removeprefix("p/"): a for n, a in arrays.items() if n.startswith("p/")}
     gradients = {n.removeprefix("g/"): a for n, a in arrays.items() if n.startswith("g/")}
-    config = _read_config(arrays, params)
+    config = read_config(arrays, params)
     return Golden(
         config=config,
-        params=_nest(_convert(config, params)),
-        gradients=_convert(config, gradients) if gradients else {},
+        params=convert(config, params),
+        gradients=convert(config, gradients) if gradients else {},
         codes=jnp.asarray(arrays["tokens"]),
         lengths=jnp.asarray(arrays["lengths"]),
         logits=arrays["logits"],
@@ -74,7 +76,9 @@ def read_golden(path: pathlib.Path) -> Golden:
     )
 
 
-def _read_config(arrays, params) -> PoolformerConfig:
+def read_config(arrays, params) -> PoolformerConfig:
+    """The architecture of a file."""
+
     def first(suffix):
         """The first such parameter; a file without any layer is refused with its name."""
         for name, array in params.items():
@@ -88,23 +92,25 @@ def _read_config(arrays, params) -> PoolformerConfig:
         num_codes=params["head.weight"].shape[1],
         initial_code=int(arrays["baseline"]),
         width=width,
-        recurrent_width=recurrent_width,
-        num_gate_blocks=len(first(".input_gate_w")),
+        mixer=RGLRUConfig(
+            recurrent_width=recurrent_width,
+            num_gate_blocks=len(first(".input_gate_w")),
+            complex=any(name.endswith(".phase_raw") for name in params),
+            decay_exponent=float(arrays["decay_exponent"]),
+        ),
         mlp_expansion=first(".value_w").shape[1] // width,
         pool_factors=tuple(int(f) for f in arrays["pools"]),
         layers=tuple(int(n) for n in arrays["layers_per_level"]),
         pool_groups=width // taps[0].shape[1] if taps and taps[0].ndim == 3 else None,
         unet=any(".pre0." in name for name in params) or not taps,
         gating=any(name.endswith(".side_w") for name in params),
-        complex_recurrence=any(name.endswith(".phase_raw") for name in params),
-        decay_exponent=float(arrays["decay_exponent"]),
         scan="sequential",
         platform="cpu",
     )
 
 
-def _convert(config: PoolformerConfig, arrays: dict) -> dict:
-    """Flat dict of the package's paths, layers of a stage stacked."""
+def convert(config: PoolformerConfig, arrays: dict) -> dict:
+    """From the file's names to a nested dict of the package's, layers of a stage stacked."""
     out = {}
 
     def add_stack(path, level, part):
@@ -135,15 +141,4 @@ def _convert(config: PoolformerConfig, arrays: dict) -> dict:
     out["head/projection/bias"] = arrays["head.bias"]
     used = sum(array.size for array in out.values())
     assert used == sum(array.size for array in arrays.values()), "a parameter was not converted"
-    return out
-
-
-def _nest(flat: dict) -> dict:
-    nested: dict = {}
-    for path, array in flat.items():
-        *parents, name = path.split("/")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = array
-    return nested
+    return unflatten_dict(out, sep="/")

@@ -1,0 +1,158 @@
+"""What all mixers have in common, in every variant."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poolformer_jax.layers.config import MIXERS, ExecutionConfig, LRUConfig, RGLRUConfig
+from poolformer_jax.typing import Planes
+from tests import oracle
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+BATCH, STEPS, WIDTH = 2, 9, 4
+EXECUTION = ExecutionConfig(scan="sequential")
+GATED = RGLRUConfig(recurrent_width=8, num_gate_blocks=2)
+VARIANTS = {
+    "rg_lru": GATED,
+    "rg_lru_real": dataclasses.replace(GATED, complex=False, decay_exponent=2.0),
+    "lru": LRUConfig(recurrent_width=8),
+    "lru_real": LRUConfig(recurrent_width=8, complex=False),
+}
+X = jnp.float32(np.random.default_rng(0).normal(size=(BATCH, STEPS, WIDTH)))
+
+
+def test_every_mixer_is_tested():
+    assert {config.kind for config in VARIANTS.values()} == set(MIXERS)
+
+
+def random_params(mixer, seed=0):
+    state = mixer.init_state(BATCH)
+    shapes = jax.eval_shape(mixer.init, jax.random.key(0), X, state)["params"]
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda p: jnp.float32(0.5 * rng.normal(size=p.shape)), shapes)
+    params["decay"] -= 2.0  # Around the initial radii.
+    return params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A mixer with random parameters."""
+
+    config: object
+    params: dict
+    start: object
+    run: object  # (params, x, state) -> (y, state), compiled.
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def case(request):
+    config = VARIANTS[request.param]
+    mixer = config.build(EXECUTION)
+
+    @jax.jit
+    def run(params, x, state):
+        return mixer.apply({"params": params}, x, state)
+
+    return Case(config, random_params(mixer), mixer.init_state(BATCH), run)
+
+
+def as_complex(state):
+    if isinstance(state, Planes):
+        return np.asarray(state.real) + 1j * np.asarray(state.imag)
+    return np.asarray(state)
+
+
+def test_equals_oracle(case):
+    y, last = case.run(case.params, X, case.start)
+    assert y.shape == X.shape and y.dtype == jnp.float32
+    expected, expected_last = oracle.mix(case.config, case.params, np.float64(X))
+    # Float32 rounding of nine steps with values of order 1.
+    np.testing.assert_allclose(y, expected, atol=5e-6)
+    np.testing.assert_allclose(as_complex(last), expected_last, atol=5e-6)
+
+
+@pytest.mark.parametrize("size", [3, 1], ids=["chunks", "steps"])
+def test_parts_equal_whole(case, size):
+    whole, whole_last = case.run(case.params, X, case.start)
+    outputs, state = [], case.start
+    for start in range(0, STEPS, size):
+        y, state = case.run(case.params, X[:, start : start + size], state)
+        outputs.append(y)
+    # The same operations step by step; matrix products may round differently with their shape.
+    np.testing.assert_allclose(np.concatenate(outputs, axis=1), whole, atol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(whole_last), strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_causal(case):
+    """The derivative of output t by input s is exactly 0 for s > t, and only there."""
+
+    @jax.jit
+    @jax.jacrev
+    def jacobian(x):
+        start = jax.tree.map(lambda leaf: leaf[:1], case.start)
+        return case.run(case.params, x[None], start)[0][0] @ jnp.linspace(-1.0, 1.0, WIDTH)
+
+    reaches = np.any(np.asarray(jacobian(X[0])) != 0, axis=-1)
+    np.testing.assert_array_equal(reaches, np.tril(np.ones((STEPS, STEPS), bool)))
+
+
+def test_gradients_equal_differences_of_the_oracle(case):
+    rng = np.random.default_rng(3)
+    weights = rng.normal(size=X.shape)
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradient(params, x):
+        return jnp.sum(case.run(params, x, case.start)[0] * jnp.float32(weights))
+
+    point = jax.tree.map(np.float64, (case.params, X))
+    leaves, structure = jax.tree.flatten(point)
+    for i, ours in enumerate(jax.tree.leaves(gradient(case.params, X))):
+        direction = rng.normal(size=leaves[i].shape)
+
+        def loss(distance, i=i, direction=direction):
+            moved = [*leaves[:i], leaves[i] + distance * direction, *leaves[i + 1 :]]
+            params, x = jax.tree.unflatten(structure, moved)
+            return np.sum(oracle.mix(case.config, params, x)[0] * weights)
+
+        expected = (loss(1e-5) - loss(-1e-5)) / 2e-5
+        scale = np.linalg.norm(ours) * np.linalg.norm(direction)
+        # Float32 sums of up to a hundred terms; differences in float64 are exact to 1e-9.
+        assert np.sum(ours * direction) == pytest.approx(expected, abs=5e-6 * scale)
+
+
+def test_bfloat16_activations_keep_a_float32_state(case):
+    mixer = case.config.build(dataclasses.replace(EXECUTION, dtype="bfloat16"))
+    y, last = jax.jit(mixer.apply)({"params": case.params}, jnp.bfloat16(X), case.start)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(last)} == {jnp.dtype("float32")}
+    expected, _ = oracle.mix(case.config, case.params, np.float64(X))
+    # bfloat16 rounds x, the weights and the output, each to 8 bits, at a scale of about 4.
+    np.testing.assert_allclose(np.float32(y), expected, atol=0.1)
+
+
+def test_width_grows_with_the_level(case):
+    assert case.config.grown(3).recurrent_width == 3 * case.config.recurrent_width
+    assert dataclasses.replace(case.config.grown(3), recurrent_width=8) == case.config
+
+
+def test_lru_is_an_rg_lru_whose_gates_are_open():
+    plain = VARIANTS["lru"].build(EXECUTION)
+    gated = dataclasses.replace(GATED, decay_exponent=1.0).build(EXECUTION)
+    params, state = random_params(plain), plain.init_state(BATCH)
+    # sigmoid(50) is 1 in float32.
+    gate = {"kernel": jnp.zeros((2, 4, 2)), "bias": jnp.full((2, 2), 50.0)}
+    opened = params | {"input_gate": gate, "recurrence_gate": gate}
+    ours, theirs = (
+        jax.jit(mixer.apply)({"params": p}, X, state)
+        for mixer, p in ((plain, params), (gated, opened))
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)

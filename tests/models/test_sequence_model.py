@@ -1,0 +1,205 @@
+"""What all sequence models promise, whatever is inside."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poolformer_jax.layers.config import RGLRUConfig
+from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.registry import MODELS
+from poolformer_jax.models.sequence_model import batch_axes, count_params
+from poolformer_jax.ops.categorical import Draw
+from tests.models.random_models import random_params
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# One for every kind, of three classes; log-probabilities depend on every code and label.
+CONFIGS = {
+    "poolformer": PoolformerConfig(
+        num_codes=16,
+        initial_code=8,
+        num_classes=3,
+        width=4,
+        mixer=RGLRUConfig(recurrent_width=8, num_gate_blocks=2),
+        pool_factors=(2, 2),
+        layers=(1, 0, 1),
+        scan="sequential",
+    ),
+}
+CLIPS = 2
+LABELS = np.array([0, 2])
+# Float32 through a few residual blocks, for logits of order 10.
+TOLERANCE = 2e-4
+
+
+def test_every_model_is_tested():
+    assert CONFIGS.keys() == MODELS.keys()
+    assert all(type(CONFIGS[kind]) is MODELS[kind] for kind in MODELS)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A model, its parameters, and what it does with them, compiled."""
+
+    model: object
+    params: dict
+    codes: jnp.ndarray  # Two chunks.
+    read: object  # (codes, state) -> (log-probabilities, state)
+    step: object
+    draw: object  # (keys, state, draw=) -> (codes, log-probabilities, state)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def case(request):
+    config = CONFIGS[request.param]
+    model, params = config.build(), random_params(config)
+    steps = 2 * model.chunk_multiple
+    codes = np.random.default_rng(0).integers(model.num_codes, size=(CLIPS, steps))
+    return Case(
+        model=model,
+        params=params,
+        codes=jnp.asarray(codes, jnp.int32),
+        read=jax.jit(functools.partial(model.log_probs, params)),
+        step=jax.jit(functools.partial(model.step_log_probs, params)),
+        draw=jax.jit(functools.partial(model.draw, params), static_argnames="draw"),
+    )
+
+
+def read_steps(case, codes, state):
+    log_probs = []
+    for t in range(codes.shape[1]):
+        one, state = case.step(codes[:, t], state)
+        log_probs.append(one)
+    return np.stack(log_probs, axis=1), state
+
+
+def keys_at(time, clips=CLIPS):
+    return jax.random.split(jax.random.fold_in(jax.random.key(1), time), clips)
+
+
+def test_sizes_are_those_of_the_configuration(case):
+    config = CONFIGS[type(case.model.config).kind]
+    for field in ("num_codes", "num_classes", "chunk_multiple"):
+        assert getattr(case.model, field) == getattr(config, field)
+    # Programs are compiled once for equal models.
+    assert case.model == config.build() and hash(case.model) == hash(config.build())
+
+
+def test_initial_parameters_have_the_announced_shapes(case):
+    params = case.model.init_params(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, case.params)
+    assert count_params(case.model) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    other = case.model.init_params(jax.random.key(1))
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (params, other)), strict=True))
+
+
+def test_probabilities_of_all_codes_add_up_to_one(case):
+    """Of the code after a chunk."""
+    _, state = case.read(case.codes, case.model.init_state(CLIPS, LABELS))
+    every = [case.step(jnp.full(CLIPS, code), state)[0] for code in range(case.model.num_codes)]
+    np.testing.assert_allclose(np.exp(every).sum(axis=0), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_chunks_and_steps_equal_whole(case, guided):
+    multiple, codes = case.model.chunk_multiple, case.codes
+    start = case.model.init_state(CLIPS, LABELS, guided=guided)
+    whole, _ = case.read(codes, start)
+    assert whole.shape == codes.shape and whole.dtype == jnp.float32
+    first, state = case.read(codes[:, :multiple], start)
+    second, _ = case.read(codes[:, multiple:], state)
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole, atol=TOLERANCE)
+    stepped, after = read_steps(case, codes[:, :multiple], start)
+    second, _ = case.read(codes[:, multiple:], after)
+    np.testing.assert_allclose(np.concatenate([stepped, second], axis=1), whole, atol=TOLERANCE)
+
+
+def test_log_probabilities_see_only_codes_before(case):
+    start = case.model.init_state(CLIPS, LABELS)
+    whole, _ = case.read(case.codes, start)
+    for t in range(case.codes.shape[1]):
+        changed, _ = case.read(case.codes.at[:, t].set((case.codes[:, t] + 5) % 16), start)
+        np.testing.assert_array_equal(changed[:, :t], whole[:, :t])
+        assert np.all(changed[:, t:] != whole[:, t:])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_drawn_codes_have_the_log_probabilities_that_reading_gives_them(case, guidance):
+    """Guidance changes what is drawn, not what is reported."""
+    draw = Draw(guidance=guidance)
+    start = state = case.model.init_state(CLIPS, LABELS, guided=guidance != 1.0)
+    codes, log_probs = [], []
+    for time in range(case.codes.shape[1]):
+        code, log_prob, state = case.draw(keys_at(time), state, draw=draw)
+        codes.append(code)
+        log_probs.append(log_prob)
+    codes = jnp.stack(codes, axis=1)
+    expected, after = case.read(codes, start)
+    np.testing.assert_allclose(np.stack(log_probs, axis=1), expected, atol=TOLERANCE)
+    # Both states go on alike.
+    ours, theirs = (case.step(case.codes[:, 0], one)[0] for one in (state, after))
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
+
+
+def test_guided_draw_follows_its_formula(case):
+    """The likeliest code of u + w (c - u), with the label (c) and without (u)."""
+    none = np.full(CLIPS, case.model.num_classes)
+    state = case.model.init_state(CLIPS, LABELS, guided=True)
+    _, state = case.read(case.codes, state)
+
+    def log_probs_of_all(labels):
+        _, plain = case.read(case.codes, case.model.init_state(CLIPS, labels))
+        return np.stack(
+            [case.step(jnp.full(CLIPS, code), plain)[0] for code in range(case.model.num_codes)], -1
+        )
+
+    c, u = log_probs_of_all(LABELS), log_probs_of_all(none)
+    for weight in (0.0, 3.0):
+        codes, _, _ = case.draw(keys_at(0), state, draw=Draw(temperature=0.0, guidance=weight))
+        np.testing.assert_array_equal(codes, np.argmax(u + weight * (c - u), axis=-1))
+
+
+def test_labels_count_and_absent_means_none(case):
+    def read(labels):
+        return case.read(case.codes, case.model.init_state(CLIPS, labels))[0]
+
+    none = read(np.full(CLIPS, case.model.num_classes))
+    np.testing.assert_array_equal(read(None), none)
+    labelled = read(LABELS)
+    assert np.all(labelled != none)
+    np.testing.assert_array_equal(read(jnp.array([0, 1]))[0], labelled[0])
+
+
+def test_a_model_without_classes_refuses_labels(case):
+    plain = dataclasses.replace(case.model.config, num_classes=0).build()
+    for arguments in ({"labels": LABELS}, {"guided": True}):
+        with pytest.raises(ValueError, match="the model has no classes: num_classes is 0"):
+            plain.init_state(CLIPS, **arguments)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_batch_axes_are_those_that_grow_with_the_batch(case, guided):
+    one, five = (jax.tree.leaves(case.model.init_state(clips, guided=guided)) for clips in (1, 5))
+    for axis, small, large in zip(batch_axes(case.model), one, five, strict=True):
+        grown = [n != m for n, m in zip(small.shape, large.shape, strict=True)]
+        assert grown == [i == axis for i in range(large.ndim)]
+        assert axis == -1 or large.shape[axis] == 5 * small.shape[axis]
+
+
+def test_clips_do_not_meet(case):
+    start = case.model.init_state(CLIPS, LABELS)
+    together, _ = case.read(case.codes, start)
+    other = case.codes.at[1].set(3)
+    np.testing.assert_array_equal(case.read(other, start)[0][0], together[0])
+
+
+def test_logits_that_are_not_finite_give_nan(case):
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), case.params)
+    state = case.model.init_state(CLIPS, LABELS)
+    _, log_probs, _ = case.model.draw(broken, keys_at(0), state, draw=Draw())
+    assert np.all(np.isnan(log_probs))
