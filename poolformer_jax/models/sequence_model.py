@@ -25,7 +25,12 @@ State = Any
 
 @runtime_checkable
 class SequenceModel(Protocol):
-    """p(x_t | x_0 ... x_{t-1}) of sequences of codes."""
+    """p(x_t | x_0 ... x_{t-1}) of sequences of codes.
+
+    Models of equal configurations are equal, with equal hashes: they share their compiled programs.
+    """
+
+    def __hash__(self) -> int: ...
 
     @property
     def num_codes(self) -> int:
