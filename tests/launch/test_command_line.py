@@ -14,8 +14,6 @@ from tests.launch.processes import ROOT, call, finish, mistake, start
 
 SHARED = {"__init__", "command_line", "parsing"}
 BINARIES = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - SHARED)
-    path.stem for path in (ROOT / "launch").glob("*.py") if "_FLAGS" in path.read_text()
-)
 TRAIN = ("train", "--config=digits", "--workdir=unused")
 
 
