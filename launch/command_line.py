@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from absl import logging as absl_logging
@@ -20,6 +21,9 @@ from ml_collections import config_flags
 
 from launch import parsing
 from poolformer_jax.experiment import UserError, user_errors
+
+if TYPE_CHECKING:
+    from poolformer_jax.training.trainer import Outcome
 
 Main = Callable[[Sequence[str]], Any]
 
@@ -134,6 +138,17 @@ def values_of(config: flags.FlagHolder, data_dir: flags.FlagHolder) -> Mapping[s
     if data_dir.value:
         values["data"]["data_dir"] = data_dir.value
     return values
+
+
+def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
+    """Says at which step a training was stopped, and if it is the program, the command again."""
+    if not outcome.finished:
+        command = f": {shlex.join(sys.orig_argv)}" if is_program else ""
+        print(
+            f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
+            f"again{command}",
+            flush=True,
+        )
 
 
 def parse_duration(name: str, text: str, sample_rate: int) -> int:

@@ -8,7 +8,6 @@ command again goes on from the latest checkpoint in the workdir.
 
 from __future__ import annotations
 
-import shlex
 import sys
 
 from absl import flags
@@ -33,13 +32,7 @@ def main(argv):
         outcome = ex.train(experiment, _WORKDIR.value, distributed=_DISTRIBUTED.value)
     except TrainingDivergedError as error:
         sys.exit(f"error: {error}")
-    if not outcome.finished:
-        command = f": {shlex.join(sys.orig_argv)}" if __name__ == "__main__" else ""
-        print(
-            f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
-            f"again{command}",
-            flush=True,
-        )
+    command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome
 
 

@@ -7,6 +7,8 @@
     ex.evaluate_likelihood("runs/digits")["bits_per_sample"]
     params, step = ex.restore_params("runs/digits")
     clips = ex.draw_clips(experiment, params, 4)
+    ex.sample("runs/digits", num_clips=2048, length=16_000, draw=ex.Draw(temperature=0.9))
+    ex.score_samples(workdir="runs/digits", classifier="runs/digits_classifier")
     ex.plot_loss("runs/digits")
 
 A name is imported when it is first used, so that configurations and their mistakes load no JAX.
@@ -31,9 +33,12 @@ _NAMES = {
     "preparation": ("prepare_data",),
     "training": ("train",),
     "classifier": ("train_classifier",),
+    "importing": ("import_classifier",),
     "restore": ("restore_params",),
     "likelihood": ("evaluate_likelihood",),
     "clips": ("draw_clips",),
+    "sampling": ("Draw", "sample"),
+    "scoring": ("score_samples",),
     "pages": ("plot_loss", "write_report"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -15,7 +15,8 @@ from poolformer_jax import sharding
 from poolformer_jax.audio.codec import decode
 from poolformer_jax.config_checks import Platform
 from poolformer_jax.experiment.configuration import Experiment
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.models.sequence_model import SequenceModel
+from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.streaming import generate
 
 
@@ -49,9 +50,7 @@ def draw_clips(
       FloatingPointError: If logits are not finite.
       ValueError: If a number is out of range, or labels or prompt do not fit the model.
     """
-    platform = cast(Platform, jax.default_backend())
-    model = dataclasses.replace(experiment.model, dtype="float32", platform=platform).build()
-    devices = jax.local_devices()
+    model, devices = drawing_model(experiment), jax.local_devices()
     mesh = sharding.make_mesh(devices[: math.gcd(num_clips, len(devices))])
     # TPUs would multiply float32 numbers in bfloat16 otherwise.
     with jax.default_matmul_precision("float32"):
@@ -67,3 +66,9 @@ def draw_clips(
             draw=draw,
         )
     return np.stack([decode(clip, codec=experiment.data.codec) for clip in codes])
+
+
+def drawing_model(experiment: Experiment) -> SequenceModel:
+    """The model of an experiment as it draws: in float32, on whatever JAX runs on."""
+    platform = cast(Platform, jax.default_backend())
+    return dataclasses.replace(experiment.model, dtype="float32", platform=platform).build()

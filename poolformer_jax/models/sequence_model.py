@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 
 Params = Any
 """A nested dict of float32 arrays."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.streaming import generate
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.step import make_train_step
