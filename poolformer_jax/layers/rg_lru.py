@@ -68,10 +68,10 @@ class RGLRU(nn.Module):
         phase = None
         if config.complex:
             theta = self.param("theta", nn.initializers.uniform(config.max_phase), (channels,))
-            phase = gate_a * theta
+            phase = gate_a * theta[None, None]
         features, h_last = normalized_recurrence(
             u,
-            -config.decay_exponent * gate_a * jax.nn.softplus(decay),
+            -config.decay_exponent * gate_a * jax.nn.softplus(decay)[None, None],
             phase=phase,
             gate=gate_x,
             h0=state,
