@@ -37,8 +37,13 @@ from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.data.pipeline import train_batches
 from poolformer_jax.data.source import open_splits
 
-_CLIPS = flags.DEFINE_integer("clips", 4_096, "Training clips, 32 kB each.", lower_bound=64)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns; their median counts.", lower_bound=1)
+_FLAGS = flags.FlagValues()
+_CLIPS = flags.DEFINE_integer(
+    "clips", 4_096, "Training clips, 32 kB each.", lower_bound=64, flag_values=_FLAGS
+)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Turns; their median counts.", lower_bound=1, flag_values=_FLAGS
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips in a batch.", lower_bound=1)
 
 _WARM_UP_BATCHES = 4  # Batches that the pipeline keeps ready are no measure of its speed.
@@ -111,4 +116,4 @@ def _speed_of_batches(source, config: DataConfig) -> float:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, _FLAGS)

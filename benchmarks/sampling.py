@@ -31,16 +31,24 @@ from absl import flags
 
 from configs import digits
 from launch import command_line
-from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.config_checks import Platform
+from poolformer_jax.experiment.configuration import Experiment, make_experiment
 from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.models.poolformer.model import Poolformer, count_params, init_params, init_state
+from poolformer_jax.models.poolformer.model import Poolformer
+from poolformer_jax.models.sequence_model import count_params
 from poolformer_jax.sampling.streaming import StreamingGenerator
-from poolformer_jax.typing import Platform
 
-_MODELS = flags.DEFINE_list("models", ["baseline", "digits"], "Which of these to measure.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Clips side by side.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns; their median counts.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long each way runs in a turn.")
+_FLAGS = flags.FlagValues()
+_MODELS = flags.DEFINE_list(
+    "models", ["baseline", "digits"], "Which of these to measure.", flag_values=_FLAGS
+)
+_BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Clips side by side.", flag_values=_FLAGS)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Turns; their median counts.", lower_bound=1, flag_values=_FLAGS
+)
+_SECONDS = flags.DEFINE_float(
+    "seconds", 1.0, "About how long each way runs in a turn.", flag_values=_FLAGS
+)
 
 _CLIP = 1_600  # Samples of the clip that is run as a whole.
 
@@ -52,33 +60,35 @@ def main(argv):
     """Measures, prints."""
     del argv
     for name in _MODELS.value:
-        config = _make_config(name)
-        params = jax.block_until_ready(init_params(config, jax.random.key(0)))
-        print(f"\n{name}: {count_params(config):,} parameters", flush=True)
+        model = _make_model(name)
+        params = jax.block_until_ready(model.init_params(jax.random.key(0)))
+        print(f"\n{name}: {count_params(model):,} parameters", flush=True)
         print(f"{'batch':>5} {'stepping':>12} {'fixed point':>22} {'whole clip':>22}  compilation")
-        steps = [_measure(config, params, batch) for batch in map(int, _BATCHES.value)]
-        _print_weight_traffic(config, params, steps)
-        _check_same_codes(config, params)
+        steps = [_measure(model, params, batch) for batch in map(int, _BATCHES.value)]
+        _print_weight_traffic(model.config, params, steps)
+        _check_same_codes(model, params)
 
 
-def _make_config(name: str) -> PoolformerConfig:
+def _make_model(name: str) -> Poolformer:
     platform = cast(Platform, jax.default_backend())
     match name:
         case "baseline":
-            return PoolformerConfig(platform=platform)
+            return PoolformerConfig(platform=platform).build()
         case "digits":
-            model = make_experiment(digits.get_config().to_dict()).model
-            return dataclasses.replace(model, platform=platform)
+            experiment: Experiment = make_experiment(digits.get_config().to_dict())
+            config = experiment.model
+            assert isinstance(config, PoolformerConfig)
+            return dataclasses.replace(config, platform=platform).build()
         case _:
             raise ValueError(f"--models={name}: known are baseline and digits")
 
 
-def _measure(config: PoolformerConfig, params: Any, batch: int) -> float:
+def _measure(model: Poolformer, params: Any, batch: int) -> float:
     """Prints a row; returns how many steps a second stepping takes."""
     ways = {
-        "stepping": _step(config, params, batch),
-        "fixed point": _iterate_segment(config, params, batch),
-        "whole clip": _run_whole_clip(config, params, batch),
+        "stepping": _step(model, params, batch),
+        "fixed point": _iterate_segment(model, params, batch),
+        "whole clip": _run_whole_clip(model, params, batch),
     }
     compilation = {}
     for name, way in ways.items():
@@ -106,15 +116,15 @@ def _measure(config: PoolformerConfig, params: Any, batch: int) -> float:
     return stepping / batch
 
 
-def _step(config: PoolformerConfig, params: Any, batch: int) -> Way:
-    stream = StreamingGenerator(config, params, jax.random.key(0), batch, block_samples=160)
+def _step(model: Poolformer, params: Any, batch: int) -> Way:
+    stream = StreamingGenerator(model, params, jax.random.key(0), batch, block_samples=160)
     return lambda: next(stream).codes.shape[1]
 
 
-def _iterate_segment(config: PoolformerConfig, params: Any, batch: int) -> Callable[[], float]:
-    run = _fixed_point_pass(config)
-    state = init_state(config, batch)
-    codes = jnp.zeros((batch, config.total_pool_factor), jnp.int32)
+def _iterate_segment(model: Poolformer, params: Any, batch: int) -> Callable[[], float]:
+    run = _fixed_point_pass(model)
+    state = model.init_state(batch)
+    codes = jnp.zeros((batch, model.chunk_multiple), jnp.int32)
     keys = _clip_keys(batch)
 
     def way() -> float:
@@ -124,13 +134,13 @@ def _iterate_segment(config: PoolformerConfig, params: Any, batch: int) -> Calla
     return way
 
 
-def _run_whole_clip(config: PoolformerConfig, params: Any, batch: int) -> Way:
-    apply = jax.jit(Poolformer(config).apply)
-    total = config.total_pool_factor
+def _run_whole_clip(model: Poolformer, params: Any, batch: int) -> Way:
+    run = jax.jit(model.logits)
+    total = model.chunk_multiple
     codes = jnp.zeros((batch, -(-_CLIP // total) * total), jnp.int32)
 
     def way() -> int:
-        jax.block_until_ready(apply({"params": params}, codes))
+        jax.block_until_ready(run(params, codes))
         return 1
 
     return way
@@ -141,13 +151,13 @@ def _clip_keys(batch: int) -> jax.Array:
 
 
 @functools.cache
-def _fixed_point_pass(config: PoolformerConfig) -> Callable:
+def _fixed_point_pass(model: Poolformer) -> Callable:
     """One pass: the logits of all samples of a segment, and a code drawn from each."""
 
     @jax.jit
     def run(params, keys, state, codes):
-        logits, after = Poolformer(config).apply({"params": params}, codes, state)
-        times = state.time + jnp.arange(codes.shape[1])
+        logits, after = model.logits(params, codes, state)
+        times = state.position + jnp.arange(codes.shape[1])
         at_times = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         now = jax.vmap(at_times, in_axes=(0, None))(keys, times)
         return jax.vmap(jax.vmap(jax.random.categorical))(now, logits).astype(jnp.int32), after
@@ -155,14 +165,14 @@ def _fixed_point_pass(config: PoolformerConfig) -> Callable:
     return run
 
 
-def _check_same_codes(config: PoolformerConfig, params: Any) -> None:
+def _check_same_codes(model: Poolformer, params: Any) -> None:
     """The first segment, by both ways."""
-    run, state = _fixed_point_pass(config), init_state(config, 1)
-    codes = jnp.zeros((1, config.total_pool_factor), jnp.int32)
-    for _ in range(config.total_pool_factor):
+    run, state = _fixed_point_pass(model), model.init_state(1)
+    codes = jnp.zeros((1, model.chunk_multiple), jnp.int32)
+    for _ in range(model.chunk_multiple):
         codes, _ = run(params, _clip_keys(1), state, codes)
-    stream = StreamingGenerator(config, params, jax.random.key(0), 1, block_samples=160)
-    stepped = next(stream).codes[:, : config.total_pool_factor]
+    stream = StreamingGenerator(model, params, jax.random.key(0), 1, block_samples=160)
+    stepped = next(stream).codes[:, : model.chunk_multiple]
     np.testing.assert_array_equal(np.asarray(codes), stepped)
 
 
@@ -193,4 +203,4 @@ def _print_weight_traffic(config: PoolformerConfig, params: Any, steps: list[flo
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, _FLAGS)

@@ -8,7 +8,6 @@ it in any process, as often as wanted.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import re
 import sys
@@ -19,7 +18,8 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from poolformer_jax.experiment import UserError, config_file, user_errors
+from launch import parsing
+from poolformer_jax.experiment import UserError, user_errors
 
 Main = Callable[[Sequence[str]], Any]
 
@@ -58,12 +58,12 @@ def call(
       SystemExit: With a message if the user made a mistake, or was helped.
     """
     if not _HELP.isdisjoint(arguments):
-        print(_help(main, flag_values))
+        print(parsing.describe(main, flag_values))
         sys.exit(0)
     with _messages_to_stdout():
         try:
             with user_errors():
-                argv = _parse(flag_values, [sys.argv[0], *arguments], positional)
+                argv = parsing.parse(flag_values, [sys.argv[0], *arguments], positional)
             return main(argv)
         except UserError as error:
             sys.exit(f"error: {error}")
@@ -158,72 +158,6 @@ def parse_duration(name: str, text: str, sample_rate: int) -> int:
         f"--{name}={text} is no duration; write seconds as 1.5s, milliseconds as 500ms, or a "
         f"number of samples ({sample_rate} a second)"
     )
-
-
-def _parse(
-    flag_values: flags.FlagValues, argv: list[str], positional: Sequence[str]
-) -> Sequence[str]:
-    """Parses afresh, whatever was parsed before.
-
-    Returns:
-      The name of the program and the positional arguments.
-
-    Raises:
-      UserError: If there is a mistake.
-    """
-    argv = _with_config_file(argv)
-    for name in [name for name in flag_values if name.startswith("config.")]:
-        delattr(flag_values, name)
-    flag_values.unparse_flags()
-    before, sys.argv = sys.argv, argv  # Where --config looks for its fields.
-    try:
-        remaining = flag_values(argv)
-    except flags.Error as error:
-        raise UserError(str(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        # What ml_collections raises for misspelt keys, values of the wrong type, and broken
-        # configuration files; the text of a KeyError comes quoted.
-        message = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split())
-        raise UserError(f"in --config: {message}") from error
-    finally:
-        sys.argv = before
-    surplus, missing = remaining[1 + len(positional) :], positional[len(remaining) - 1 :]
-    if surplus:
-        raise UserError(f"unknown arguments {surplus}; flags start with --")
-    if missing:
-        raise UserError(f"{' and '.join(missing)} must be given, without --")
-    return remaining
-
-
-def _with_config_file(argv: Sequence[str]) -> list[str]:
-    """The arguments with the file of a configuration in place of its name."""
-    found = list(argv)
-    for index, argument in enumerate(argv):
-        flag, separator, name = argument.partition("=")
-        if flag in ("--config", "-config") and separator:
-            prefix = f"{flag}="
-        elif argv[index - 1] in ("--config", "-config"):
-            prefix, name = "", argument
-        else:
-            continue
-        name, colon, rest = name.partition(":")  # The rest is an argument of get_config.
-        try:
-            found[index] = f"{prefix}{config_file(name)}{colon}{rest}"
-        except ValueError as error:
-            raise UserError(f"--config={error}") from error
-    return found
-
-
-def _help(main: Main, flag_values: flags.FlagValues) -> str:
-    """The module's docstring and the flags."""
-    lines = [inspect.getdoc(inspect.getmodule(main)) or "", "\nFlags:"]
-    for name in sorted(flag_values):
-        flag = flag_values[name]
-        choices = f" <{'|'.join(flag.parser.enum_values)}>" if flag.flag_type() == "enum" else ""
-        default = "" if flag.default is None else f" (default: {flag.default_as_str})"
-        lines.append(f"  --{'[no]' if flag.boolean else ''}{name}{choices}{default}")
-        lines.append(flags.text_wrap(flag.help, length=100, indent="      "))
-    return "\n".join(lines)
 
 
 @contextlib.contextmanager

@@ -57,6 +57,8 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
         if _is_config(hints[field]) and isinstance(value, Mapping):
             values[field] = make_config(hints[field], value, name=f"{name}.{field}")
     try:
+        # Also here, so that a tool that checks the types of arguments sees the right ones.
+        values = {field: _convert(field, value, hints[field]) for field, value in values.items()}
         return chosen(**values)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
@@ -79,15 +81,7 @@ def check_types(config: Any) -> None:
     """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        if isinstance(value, list):
-            value = tuple(value)
-        if type(value) is int and float in (hint, *get_args(hint)):
-            value = float(value)
-        if not _matches(value, hint):
-            raise ValueError(f"{field.name} is {value!r}; it must be {_describe(hint)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{field.name} is {value}; it must be finite")
+        value = _convert(field.name, getattr(config, field.name), hints[field.name])
         object.__setattr__(config, field.name, value)
 
 
@@ -119,6 +113,18 @@ def check_seed(config: Any, *names: str) -> None:
     for name in names or ("seed",):
         if not 0 <= getattr(config, name) < 2**31:
             raise ValueError(f"{name} {getattr(config, name)} must be in 0 to 2^31 - 1")
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    if type(value) is int and float in (hint, *get_args(hint)):
+        value = float(value)
+    if not _matches(value, hint):
+        raise ValueError(f"{name} is {value!r}; it must be {_describe(hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be finite")
+    return value
 
 
 def _matches(value: Any, hint: Any) -> bool:

@@ -16,7 +16,7 @@ from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
 from poolformer_jax.config_checks import config_values, make_config
 from poolformer_jax.data.config import DataConfig, LabelledDataConfig
 from poolformer_jax.models.config import SequenceModelConfig, check_length
-from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.registry import MODELS
 from poolformer_jax.training.config import TrainConfig
 
 T = TypeVar("T", bound="Sections")
@@ -42,7 +42,7 @@ class Experiment(Sections):
 
     TRAIN_COMMAND: ClassVar[str] = "python -m launch.train --config=configs/digits.py"
 
-    model: SequenceModelConfig = PoolformerConfig()
+    model: SequenceModelConfig = MODELS["poolformer"]()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
 
@@ -125,7 +125,10 @@ def default_config(kind: type[Sections] = Experiment) -> config_dict.ConfigDict:
     return config_dict.ConfigDict(values).lock()
 
 
-def make_experiment(config: Mapping[str, Any], kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
+def make_experiment(
+    config: Mapping[str, Any] | config_dict.ConfigDict,
+    kind: type[T] = Experiment,  # type: ignore[assignment]
+) -> T:
     """Validates a configuration, a nested mapping or ConfigDict; sections left out are default.
 
     Raises:

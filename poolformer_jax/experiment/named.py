@@ -8,16 +8,16 @@ import pathlib
 from ml_collections import config_dict
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-# In a wheel they are in the package, in a clone beside it.
-_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+_INSTALLED, _CLONED = _PACKAGE / "configs", _PACKAGE.parent / "configs"
+# Beside an installed package, `configs` may be anybody's.
+_FOLDER = _INSTALLED if _INSTALLED.is_dir() else _CLONED
 
 
 def named_configs() -> dict[str, pathlib.Path]:
     """The file of each configuration, by its name: `digits`, `ablations/digits_lru`."""
     return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for folder in _FOLDERS
-        for path in sorted(folder.rglob("[!_]*.py"))
+        path.relative_to(_FOLDER).with_suffix("").as_posix(): path
+        for path in sorted(_FOLDER.rglob("[!_]*.py"))
     }
 
 

@@ -26,7 +26,10 @@ State = Any
 
 @runtime_checkable
 class SequenceModel(Hashable, Protocol):
-    """p(x_t | x_0 ... x_{t-1}) of sequences of codes; hashed, as programs are kept by their model."""
+    """p(x_t | x_0 ... x_{t-1}) of sequences of codes.
+
+    Models of equal configurations are equal, with equal hashes: they share their compiled programs.
+    """
 
     @property
     def num_codes(self) -> int:

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from poolformer_jax.layers.blocks import GatedMerge, LayerStack, MLPBlock, normalize
-from poolformer_jax.layers.config import BlockConfig, RGLRUConfig
+from poolformer_jax.layers.config import BlockConfig, LRUConfig, RGLRUConfig
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -216,8 +216,9 @@ def test_dropout_differs_between_layers():
 def test_remat_changes_nothing():
     x = random_input()
     gradients = []
+    mixer = LRUConfig(recurrent_width=4, complex=False)
     for remat in (False, True):
-        config = dataclasses.replace(CONFIG, remat=remat, dropout=0.3)
+        config = dataclasses.replace(CONFIG, mixer=mixer, remat=remat, dropout=0.3)
         module, params, state = stack(config, 1, x)
 
         def loss(params, module=module, state=state):

@@ -18,20 +18,20 @@ import sys
 import jax
 import numpy as np
 
+from poolformer_jax import sharding
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.pipeline import eval_batches
 from poolformer_jax.evals.likelihood.evaluator import make_likelihood_evaluator
+from poolformer_jax.layers.config import RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.models.poolformer.model import init_params
 
 MODEL = PoolformerConfig(
     width=32,
-    recurrent_width=64,
-    num_gate_blocks=8,
+    mixer=RGLRUConfig(recurrent_width=64, num_gate_blocks=8),
     pool_factors=(4, 4, 10),
     layers=(0, 0, 1, 1),
     platform="cpu",
-)
+).build()
 CLIPS = 4
 
 
@@ -43,13 +43,10 @@ def make_clip(index, length):
 
 def main(length, chunk_length):
     source = [make_clip(index, length) for index in range(CLIPS)]
-    evaluate = make_likelihood_evaluator(
-        MODEL,
-        put_batch=lambda batch: jax.tree.map(jax.numpy.asarray, dict(batch)),
-        chunk_length=chunk_length,
-    )
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    evaluate = make_likelihood_evaluator(MODEL, mesh, chunk_length=chunk_length)
     batches = eval_batches(source, DataConfig(seq_len=length), batch_size=2)
-    likelihood = evaluate(init_params(MODEL, jax.random.key(0)), batches)
+    likelihood = evaluate(MODEL.init_params(jax.random.key(0)), batches)
     status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)
     print(json.dumps({"peak_bytes": 1024 * int(peak.group(1)), **likelihood.summary()}))

@@ -8,28 +8,38 @@ import jax
 import numpy as np
 import pytest
 
+from poolformer_jax import sharding
 from poolformer_jax.evals.likelihood.evaluator import (
     choose_chunk_length,
-    make_chunk_scorer,
     make_likelihood_evaluator,
 )
-from poolformer_jax.models.poolformer.model import init_params, init_state
 from tests import oracle
-from tests.training.tiny import LENGTH, MODEL, make_batch
+from tests.layers.conftest import quick_compilation
+from tests.training.tiny import LENGTH, make_batch
+from tests.training.tiny import MODEL as CONFIG
 
+__all__ = ["quick_compilation"]
 
-def put_batch(batch):
-    return jax.tree.map(jax.numpy.asarray, dict(batch))
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+MODEL = CONFIG.build()
+ONE_DEVICE = sharding.make_mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
 def params():
-    return init_params(MODEL, jax.random.key(0))
+    return MODEL.init_params(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
 def evaluate():
-    return make_likelihood_evaluator(MODEL, put_batch=put_batch)
+    return make_likelihood_evaluator(MODEL, ONE_DEVICE)
+
+
+@pytest.fixture(scope="module")
+def evaluate_in_chunks():
+    """Of two samples."""
+    return make_likelihood_evaluator(MODEL, ONE_DEVICE, chunk_length=2)
 
 
 def in_batches(clips, size):
@@ -46,7 +56,7 @@ def in_batches(clips, size):
 
 def oracle_bits(params, clips):
     """Bits of every sample, NaN where it does not count; float64 from the logits on."""
-    logits = oracle.forward(MODEL, jax.tree.map(np.asarray, params), clips["tokens"])
+    logits = oracle.forward(CONFIG, jax.tree.map(np.asarray, params), clips["tokens"])
     bits = np.full(clips["tokens"].shape, np.nan)
     for b, length in enumerate(clips["lengths"]):
         for t in range(length):
@@ -59,7 +69,7 @@ def oracle_bits(params, clips):
 def test_likelihood_is_the_mean_over_all_samples(params, evaluate):
     clips = make_batch(0, batch_size=10)
     result = evaluate(params, in_batches(clips, 4))
-    logits = oracle.forward(MODEL, jax.tree.map(np.asarray, params), clips["tokens"])
+    logits = oracle.forward(CONFIG, jax.tree.map(np.asarray, params), clips["tokens"])
     expected = oracle.bits(logits, clips["tokens"], clips["lengths"])
     assert result.bits_per_sample == pytest.approx(expected, rel=1e-6)  # float32 logits
     assert result.summary() == {
@@ -86,10 +96,10 @@ def test_clips_and_positions_equal_the_oracle(params, evaluate):
 
 def test_clips_come_in_the_order_of_the_split(params, evaluate):
     clips = make_batch(0, batch_size=10)
-    expected = evaluate(params, in_batches(clips, 5))
-    mixed = [dict(batch) for batch in in_batches(clips, 5)][::-1]
+    expected = evaluate(params, in_batches(clips, 4))
+    mixed = [dict(batch) for batch in in_batches(clips, 4)][::-1]
     for batch in mixed:
-        batch |= {name: array[[2, 0, 4, 1, 3]] for name, array in batch.items()}
+        batch |= {name: array[[2, 0, 3, 1]] for name, array in batch.items()}
     result = evaluate(params, mixed)
     np.testing.assert_array_equal(result.clip_indices, np.arange(10))
     np.testing.assert_array_equal(result.clip_samples, expected.clip_samples)
@@ -98,9 +108,11 @@ def test_clips_come_in_the_order_of_the_split(params, evaluate):
 
 
 @pytest.mark.parametrize("chunk_length", [2, 8])
-def test_chunks_equal_whole_clips(params, evaluate, chunk_length):
+def test_chunks_equal_whole_clips(params, evaluate, evaluate_in_chunks, chunk_length):
     clips = make_batch(1, batch_size=4)
-    in_chunks = make_likelihood_evaluator(MODEL, put_batch=put_batch, chunk_length=chunk_length)
+    in_chunks = evaluate_in_chunks
+    if chunk_length != 2:
+        in_chunks = make_likelihood_evaluator(MODEL, ONE_DEVICE, chunk_length=chunk_length)
     whole, chunked = (f(params, in_batches(clips, 4)) for f in (evaluate, in_chunks))
     # Per sample; other lengths of the scan, other rounding.
     np.testing.assert_allclose(
@@ -110,35 +122,56 @@ def test_chunks_equal_whole_clips(params, evaluate, chunk_length):
     np.testing.assert_array_equal(chunked.position_clips, whole.position_clips)
 
 
-def test_any_length_runs_on_the_program_of_a_chunk(params, caplog):
-    in_chunks = make_likelihood_evaluator(MODEL, put_batch=put_batch, chunk_length=4)
-    clips = make_batch(1, batch_size=2)
-    longer = {
-        "tokens": np.tile(clips["tokens"], (1, 10)),
-        "lengths": np.array([10 * LENGTH, 1], np.int32),
-    }
+def test_eight_devices_evaluate_any_length_like_one_with_the_program_of_a_chunk(
+    params, evaluate_in_chunks, caplog
+):
+    mesh = sharding.make_mesh()
+    assert mesh.size == 8
+    in_chunks = make_likelihood_evaluator(MODEL, mesh, chunk_length=4)
+    everywhere = jax.device_put(params, sharding.replicated(mesh))
+    clips = make_batch(0, batch_size=20)  # Three batches of 8, the last one with four clips.
+    longer = {"tokens": np.tile(clips["tokens"], (1, 10)), "lengths": 10 * clips["lengths"]}
     with jax.log_compiles():
-        in_chunks(params, in_batches(clips, 2))
-        assert any("Compiling jit(score)" in message for message in caplog.messages)
+        result = in_chunks(everywhere, in_batches(clips, 8))
+        programs = [m for m in caplog.messages if "Compiling jit(score_chunk)" in m]
+        assert len(programs) == 1  # The state goes back in as it came out.
         caplog.clear()
-        result = in_chunks(params, in_batches(longer, 2))
+        long_result = in_chunks(everywhere, in_batches(longer, 8))
         assert not any("Compiling" in message for message in caplog.messages)
-    assert result.clip_samples[0] == 120
+    np.testing.assert_array_equal(long_result.clip_samples, longer["lengths"])
+    expected = evaluate_in_chunks(params, in_batches(clips, 4))
+    np.testing.assert_array_equal(result.clip_samples, expected.clip_samples)
+    np.testing.assert_allclose(
+        result.clip_bits / result.clip_samples,
+        expected.clip_bits / expected.clip_samples,
+        rtol=0,
+        atol=1e-6,
+    )
 
 
-def test_program_of_a_chunk_needs_the_memory_of_a_chunk():
-    config = dataclasses.replace(MODEL, num_codes=256, initial_code=128)
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    score = make_chunk_scorer(config)
+WIDE = dataclasses.replace(CONFIG, num_codes=256, initial_code=128).build()
 
-    def temporary_bytes(length):
-        program = jax.jit(lambda params, x: score(params, init_state(config, 2), x)[1])
-        lowered = program.lower(params, jax.ShapeDtypeStruct((2, length), "int32"))
-        return lowered.compile().memory_analysis().temp_size_in_bytes
 
+def temporary_bytes(mesh, length, clips=8):
+    """What the program of a chunk needs beside its arguments and results."""
+    replicated = sharding.replicated(mesh)
+
+    def score(params, codes):
+        return WIDE.log_probs(params, codes, WIDE.init_state(clips))
+
+    params = sharding.abstract_state(mesh, lambda: WIDE.init_params(jax.random.key(0)))
+    codes = jax.ShapeDtypeStruct((clips, length), "int32", sharding=sharding.batch_sharding(mesh))
+    program = jax.jit(score, out_shardings=(None, replicated)).lower(params, codes).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def test_program_of_a_chunk_needs_the_memory_of_a_chunk_on_each_device():
+    chunk = temporary_bytes(ONE_DEVICE, 1_600)
     # Nearly all of it grows with the chunk: at least 256 logits in float32 a sample.
-    assert temporary_bytes(16_000) < 0.11 * temporary_bytes(160_000)
-    assert temporary_bytes(16_000) > 2 * 16_000 * 256 * 4
+    assert chunk > 8 * 1_600 * 256 * 4
+    assert chunk < 0.11 * temporary_bytes(ONE_DEVICE, 16_000)
+    # Rows are computed where they are: an eighth of the logits, nothing of the other devices' rows.
+    assert temporary_bytes(sharding.make_mesh(), 1_600) < 0.2 * chunk
 
 
 @pytest.mark.slow
@@ -173,7 +206,7 @@ def test_length_need_not_be_a_multiple_of_the_pooling_factor(params, evaluate):
 
 def test_likelihood_does_not_depend_on_the_batch_size(params, evaluate):
     clips = make_batch(1, batch_size=10)
-    results = [evaluate(params, in_batches(clips, size)) for size in (1, 3, 10)]
+    results = [evaluate(params, in_batches(clips, size)) for size in (1, 4, 10)]
     for result in results:
         np.testing.assert_array_equal(result.clip_samples, clips["lengths"])
     bits = [r.bits_per_sample for r in results]
@@ -200,21 +233,19 @@ def test_evaluation_can_be_cut_short(params, evaluate):
     assert len(list(batches)) == 1  # Stopped at the second batch.
 
 
-def test_evaluation_can_be_cut_short_within_a_clip(params):
-    in_chunks = make_likelihood_evaluator(MODEL, put_batch=put_batch, chunk_length=2)
+def test_evaluation_can_be_cut_short_within_a_clip(params, evaluate_in_chunks):
     answers = iter([False, False, True])
-    assert in_chunks(params, in_batches(make_batch(3), 8), lambda: next(answers)) is None
+    assert evaluate_in_chunks(params, in_batches(make_batch(3), 4), lambda: next(answers)) is None
     assert not list(answers)
 
 
-def test_chunks_that_no_clip_reaches_are_not_computed(params):
-    in_chunks = make_likelihood_evaluator(MODEL, put_batch=put_batch, chunk_length=2)
+def test_chunks_that_no_clip_reaches_are_not_computed(params, evaluate_in_chunks):
     asked = []
-    clips = make_batch(3) | {"lengths": np.array([5, 1, 0, 2, 3, 3, 3, 3], np.int32)}
-    result = in_chunks(params, in_batches(clips, 8), lambda: bool(asked.append(1)))
+    clips = make_batch(3, batch_size=4) | {"lengths": np.array([5, 1, 0, 2], np.int32)}
+    result = evaluate_in_chunks(params, in_batches(clips, 4), lambda: bool(asked.append(1)))
     assert len(asked) == 3  # Samples 0 and 1, 2 and 3, 4 and 5.
-    np.testing.assert_array_equal(result.position_clips, [7, 6, 5, 1, 1])
-    np.testing.assert_array_equal(result.clip_indices, [0, 1, 3, 4, 5, 6, 7])
+    np.testing.assert_array_equal(result.position_clips, [3, 2, 1, 1, 1])
+    np.testing.assert_array_equal(result.clip_indices, [0, 1, 3])
 
 
 def test_nothing_to_evaluate_is_an_error(params, evaluate):
@@ -228,7 +259,7 @@ def test_nothing_to_evaluate_is_an_error(params, evaluate):
     + [(16_001, 16_000, 8_160), (100, 16_000, 160), (16_000, 100, 160), (40_000, 16_100, 13_440)],
 )
 def test_chunks_are_equal_and_within_the_limit(length, limit, expected):
-    config = dataclasses.replace(MODEL, pool_factors=(4, 4, 10), layers=(0, 0, 0, 1))
+    config = dataclasses.replace(CONFIG, pool_factors=(4, 4, 10), layers=(0, 0, 0, 1))
     chunk_length = choose_chunk_length(config, length, limit=limit)
     assert chunk_length == expected
     assert chunk_length % 160 == 0 and chunk_length <= max(160, limit)
@@ -239,23 +270,8 @@ def test_chunks_are_equal_and_within_the_limit(length, limit, expected):
 
 @pytest.mark.parametrize(
     ("chunk_length", "message"),
-    [(5, "chunk length 5 .* factor 2; use 4 or 6"), (1, "use 2"), (-2, "length -2 .* use 2")],
+    [(5, "chunk length 5 .* factor 2; .* 6 or .* 4"), (1, "to 2"), (-2, "length -2 .* to 2")],
 )
 def test_chunks_that_cannot_be_pooled_are_refused(chunk_length, message):
     with pytest.raises(ValueError, match=message):
-        make_likelihood_evaluator(MODEL, put_batch=put_batch, chunk_length=chunk_length)
-
-
-@pytest.mark.slow
-def test_eight_devices_evaluate_like_one():
-    command = [sys.executable, "-m", "tests.evals.likelihood.compare_devices"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout)
-    print(result)
-    assert result["devices"] == 8
-    assert result["num_clips"] == 20
-    assert result["greatest_difference_of_a_clip"] <= 1e-6
-    assert result["programs"] == 1
-    # Rows are computed where they are: an eighth of the logits, nothing of the other devices' rows.
-    assert result["temporary_bytes_of_eight"] < 0.2 * result["temporary_bytes_of_one"]
+        make_likelihood_evaluator(MODEL, ONE_DEVICE, chunk_length=chunk_length)
