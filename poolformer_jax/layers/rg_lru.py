@@ -39,5 +39,5 @@ class RGLRU(LRU):
 
         gate_x, gate_a = gate("input_gate"), gate("recurrence_gate")
         decay, theta = self.decay_and_theta()
-        log_a = -config.decay_exponent * gate_a * jax.nn.softplus(decay)
-        return log_a, None if theta is None else gate_a * theta, gate_x
+        log_a = -config.decay_exponent * gate_a * jax.nn.softplus(decay)[None, None]
+        return log_a, None if theta is None else gate_a * theta[None, None], gate_x
