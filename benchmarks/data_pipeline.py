@@ -44,7 +44,9 @@ _CLIPS = flags.DEFINE_integer(
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 5, "Turns; their median counts.", lower_bound=1, flag_values=_FLAGS
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips in a batch.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "Clips in a batch.", lower_bound=1, flag_values=_FLAGS
+)
 
 _WARM_UP_BATCHES = 4  # Batches that the pipeline keeps ready are no measure of its speed.
 

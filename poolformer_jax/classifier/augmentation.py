@@ -115,14 +115,15 @@ def augmented_log_mel(
     amplitudes, phases = _changed_frames(clips, augmentation, padding)
     noise_amplitudes, noise_phases = _changed_frames(noise.clips, noise.augmentation, padding)
     share = noise.share[:, None, None]
-    mixed = (1.0 - share) * amplitudes * phases + share * noise_amplitudes * noise_phases
+    clean = ((1.0 - share) * amplitudes).astype(phases.dtype) * phases
+    mixed = clean + (share * noise_amplitudes).astype(phases.dtype) * noise_phases
     return mel_levels(mixed.real**2 + mixed.imag**2)
 
 
 def change_speed(clips: Float[Array, "b t"], speed: Float[Array, " b"]) -> Float[Array, "b t"]:
     """Reads clips at another speed, with linear interpolation; beyond their end there are zeros."""
     length = clips.shape[1]
-    position = jnp.arange(length, dtype=jnp.float32) * speed[:, None]
+    position = jnp.arange(length, dtype=jnp.float32)[None] * speed[:, None]
     before = jnp.floor(position)
     fraction = position - before
     index = before.astype(jnp.int32)
@@ -138,9 +139,9 @@ def move_frames(
     amplitudes: Float[Array, "b 32 k"], stretch: Float[Array, " b"], shift: Float[Array, " b"]
 ) -> Float[Array, "b 32 k"]:
     """Stretches, then shifts, with linear interpolation between frames; outside there are zeros."""
-    frames = jnp.arange(NUM_FRAMES, dtype=jnp.float32)
+    frames = jnp.arange(NUM_FRAMES, dtype=jnp.float32)[None]
     position = (frames + shift[:, None]) * stretch[:, None]
-    weights = jnp.maximum(0.0, 1.0 - jnp.abs(position[:, :, None] - frames))
+    weights = jnp.maximum(0.0, 1.0 - jnp.abs(position[:, :, None] - frames[:, None]))
     weights = jnp.where(position[:, :, None] < 0.0, 0.0, weights)
     return jnp.einsum("bij,bjk->bik", weights, amplitudes, precision=jax.lax.Precision.HIGHEST)
 
@@ -152,7 +153,9 @@ def _changed_frames(
     x = one_second(clips) * augmentation.amplitude[:, None]
     spectra = frame_spectra(change_speed(x, augmentation.speed), padding=padding)
     amplitudes = jnp.sqrt(spectra.real**2 + spectra.imag**2)
-    phases = jnp.where(amplitudes > 0.0, spectra / jnp.maximum(amplitudes, 1e-30), 1.0)
+    phases = jnp.where(
+        amplitudes > 0.0, spectra / jnp.maximum(amplitudes, 1e-30).astype(spectra.dtype), 1.0
+    )
     return move_frames(amplitudes, augmentation.stretch, augmentation.shift), phases
 
 

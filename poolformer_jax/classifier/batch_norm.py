@@ -59,4 +59,8 @@ class BatchNorm(nn.Module):
                 mean=stats.mean + MOMENTUM * (of_batch.mean - stats.mean),
                 var=stats.var + MOMENTUM * (of_batch.var - stats.var),
             )
-        return (x - mean) * (scale * lax.rsqrt(var + EPSILON)) + bias, stats
+        mean, factor, bias = (
+            lax.expand_dims(value, (0, 1, 2))
+            for value in (mean, scale * lax.rsqrt(var + EPSILON), bias)
+        )
+        return (x - mean) * factor + bias, stats

@@ -61,7 +61,7 @@ def frame_spectra(
     hops = x[:, : (NUM_FRAMES + overlap - 1) * HOP].reshape(x.shape[0], -1, HOP)
     frames = jnp.concatenate([hops[:, i : i + NUM_FRAMES] for i in range(overlap)], axis=-1)
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(FRAME_LENGTH) / FRAME_LENGTH)
-    return jnp.fft.rfft(frames * window.astype(np.float32), axis=-1)
+    return jnp.fft.rfft(frames * window.astype(np.float32)[None, None], axis=-1)
 
 
 def one_second(

@@ -59,7 +59,7 @@ class ClassifierObjective:
         mels, labels = self._spectrograms(batch, key), batch["labels"]
         logits, _, statistics = classify(self.config, params, statistics, mels, train=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        correct = jnp.sum(logits.argmax(-1) == labels)
+        correct = jnp.sum(logits.argmax(-1) == labels, dtype=jnp.float32)
         return jnp.sum(losses) / count, (statistics, {"accuracy": correct / count})
 
     def metrics(self, loss: Array, sums: Mapping[str, Array]) -> dict[str, Array]:
