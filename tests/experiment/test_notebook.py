@@ -67,7 +67,7 @@ def test_draw_score_and_look_at_a_folder(run, tmp_path):
         )
         for count in (8, 1)
     ]
-    assert [scored.name for scored in scores[0].sets] == ["samples", "samples_filtered", "noise"]
+    assert [scored.name for scored in scores[0].sets] == ["samples", "noise"]
     assert (folder / "metrics" / "index.html").is_file()
     for on_eight, on_one in zip(scores[0].sets, scores[1].sets, strict=True):
         # Two programs: features agree to float32's digits, of which the distance loses some.

@@ -198,7 +198,6 @@ def test_processes_without_a_common_folder_all_stop(workdir, tmp_path):
     assert all("clips is not the same folder on all hosts" in err for _, _, err in outputs)
 
 
-@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(drawn, workdir, tmp_path):
     flags = [*DRAWN, "--batch_size=2"]
     pod = start_pod("sample", 2, f"--workdir={workdir}", f"--out={tmp_path}", *flags)
