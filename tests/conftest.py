@@ -31,8 +31,13 @@ def pytest_configure(config):
     """Lets all processes of a session share what they compile: most of the tests' time."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         config.compilation_cache = tempfile.mkdtemp(prefix="poolformer_tests_")
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.compilation_cache
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+        settings = {
+            "jax_compilation_cache_dir": config.compilation_cache,
+            "jax_persistent_cache_min_compile_time_secs": 0.3,
+        }
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            os.environ[name.upper()] = str(value)
 
 
 def pytest_unconfigure(config):
