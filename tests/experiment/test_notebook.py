@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from poolformer_jax import experiment as ex
+from poolformer_jax.classifier.files import save_classifier
+from poolformer_jax.data.builders.features import DIGIT_WORDS
 from poolformer_jax.files import write_json
+from tests.classifier.random_classifier import saved_classifier
 from tests.experiment.test_workdir import OLD_LAYOUT
 from tests.launch.workdirs import TINY_MODEL
 
@@ -43,6 +46,37 @@ def test_train_evaluate_restore_draw_and_plot(run):
     assert "bits per sample" in figure.axes[0].get_ylabel()
 
 
+def test_draw_score_and_look_at_a_folder(run, tmp_path):
+    _, workdir = run
+    classifier = tmp_path / "classifier"
+    save_classifier(classifier, saved_classifier(class_names=DIGIT_WORDS))
+    folder = ex.sample(workdir, tmp_path / "clips", num_clips=4, length=320, draw=ex.Draw(top_k=9))
+    assert folder == tmp_path / "clips" and (folder / "index.html").is_file()
+    scores = [
+        ex.score_samples(
+            folder,
+            workdir=workdir,
+            classifier=classifier,
+            reference_dir=tmp_path / f"references on {count}",
+            baselines=["noise"],
+            bootstrap=0,
+            num_cells=5,
+            devices=jax.devices()[:count],
+        )
+        for count in (8, 1)
+    ]
+    assert [scored.name for scored in scores[0].sets] == ["samples", "samples_filtered", "noise"]
+    assert (folder / "metrics" / "index.html").is_file()
+    for on_eight, on_one in zip(scores[0].sets, scores[1].sets, strict=True):
+        # Two programs: features agree to float32's digits, of which the distance loses some.
+        assert on_eight.metrics.fid.value == pytest.approx(on_one.metrics.fid.value, rel=1e-3)
+    # A clip depends neither on those beside it nor on the devices.
+    options = {"num_clips": 4, "length": 320, "draw": ex.Draw(top_k=9), "batch_size": 2}
+    again = ex.sample(workdir, tmp_path / "again", **options, devices=jax.devices()[:2])
+    for path in folder.glob("sample_*.wav"):
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
 def test_some_of_the_devices_do(run, tmp_path):
     experiment, workdir = run
     experiment = ex.replace(experiment, train={"num_steps": 1, "batch_size": 2})
@@ -61,6 +95,11 @@ def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
         (lambda: ex.evaluate_likelihood(tmp_path / "no"), "holds no run"),
         (lambda: ex.evaluate_likelihood(workdir, step="7"), "no checkpoint of step 7"),
         (lambda: ex.prepare_data("sc10"), "unknown data set"),
+        (lambda: ex.sample(workdir), "--length is missing"),
+        (lambda: ex.sample(workdir, length=320, num_clips=0), "--num_samples=0 must be at least"),
+        (lambda: ex.sample(workdir, length=320, batch_size=-8), "--batch_size=-8 must be at least"),
+        (lambda: ex.score_samples(workdir=workdir), "--classifier is missing"),
+        (lambda: ex.import_classifier(tmp_path / "no.pth", tmp_path / "new"), "No such file"),
         (lambda: ex.plot_loss(tmp_path / "no"), "does not exist"),
         (lambda: ex.write_report(tmp_path / "no"), "does not exist"),
     ):

@@ -12,6 +12,8 @@ from launch.command_line import call as call_main
 from launch.command_line import parse_duration
 from tests.launch.processes import ROOT, call, finish, mistake, start
 
+SHARED = {"__init__", "command_line", "parsing"}
+BINARIES = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - SHARED)
 TRAIN = ("train", "--config=digits", "--workdir=unused")
 
 
@@ -40,7 +42,8 @@ def test_mistakes_load_no_jax():
     """Which takes seconds; without it they end in one."""
     program = """
         import sys
-        from launch import command_line, eval_likelihood, prepare_data, report, train
+        from launch import command_line, eval_likelihood, eval_samples, prepare_data, report
+        from launch import sample, train
 
         for binary, *arguments in (
             (train, "--config=nope", "--workdir=x"),
@@ -52,6 +55,10 @@ def test_mistakes_load_no_jax():
             (eval_likelihood, "--workdir=/nowhere"),
             (eval_likelihood, "--workdir=/nowhere", "--length=soon"),
             (prepare_data, "--dataset=sc10"),
+            (sample, "--workdir=/nowhere"),
+            (sample, "--workdir=/nowhere", "--temperature=-1"),
+            (eval_samples, "--workdir=/nowhere"),
+            (eval_samples, "--samples=/nowhere", "--classifier=x"),
         ):
             try:
                 command_line.call(binary.main, binary._FLAGS, arguments)
@@ -65,7 +72,7 @@ def test_mistakes_load_no_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("error: ") == 8
+    assert result.stdout.count("error: ") == 12
 
 
 def test_flags_are_parsed_afresh(tmp_path):
@@ -95,7 +102,7 @@ def test_help_shows_what_a_binary_does_and_its_flags():
         assert flag in out
 
 
-@pytest.mark.parametrize("binary", ["train", "eval_likelihood", "report", "prepare_data"])
+@pytest.mark.parametrize("binary", BINARIES)
 def test_every_binary_is_short_and_helps(binary, capsys):
     with pytest.raises(SystemExit) as end:
         call(binary, "--helpshort")

@@ -8,9 +8,9 @@ import pytest
 from scipy.io import wavfile
 
 from poolformer_jax.audio.codec import decode
+from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling import folder as sample_folder
 from poolformer_jax.sampling.clips import draw_samples, hash_params
-from poolformer_jax.sampling.draw import Draw
 from poolformer_jax.sampling.folder import SampleFolder, clip_path, make_row, read_table
 from poolformer_jax.sampling.streaming import generate
 from tests.training.tiny import MODEL, start_state
@@ -184,7 +184,7 @@ def draw(folder, clips, batch_size, **options):
     draw_samples(
         folder,
         clips,
-        config=MODEL,
+        model=MODEL.build(),
         params=start_state().params,
         seed=7,
         batch_size=batch_size,
@@ -206,7 +206,7 @@ def test_batches_give_the_clips_of_one_draw(folder, path, batch_size):
     draw(folder, [0, 1, 2, 4], batch_size, on_progress=drawn.append)
     assert sum(drawn) == 4 * LENGTH
     assert sorted(folder.rows) == [0, 1, 2, 4]
-    codes, log_probs = generate(MODEL, start_state().params, jax.random.key(7), 5, LENGTH)
+    codes, log_probs = generate(MODEL.build(), start_state().params, jax.random.key(7), 5, LENGTH)
     for clip in (0, 1, 2, 4):
         pcm = wavfile.read(clip_path(path, clip))[1]
         np.testing.assert_array_equal(pcm, decode(codes[clip], codec="mu_law"))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from launch.import_classifier import POSITIONAL
 from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.files import load_classifier
 from poolformer_jax.classifier.network import classify
@@ -16,7 +17,7 @@ from poolformer_jax.classifier.torch_import.checkpoint import read_torch_tensors
 from poolformer_jax.classifier.torch_import.resnext import import_resnext
 from tests.classifier.resnext_oracle import random_tensors, resnext, tensor_shapes
 from tests.classifier.torch_import.torch_files import write_state_dict
-from tests.launch.processes import finish, start
+from tests.launch.processes import call, mistake
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -72,12 +73,12 @@ def test_every_tensor_is_needed_but_the_counters():
 
 
 @pytest.mark.slow
-def test_binary_imports_a_checkpoint(tensors, tmp_path):
+def test_binary_imports_a_checkpoint(tensors, tmp_path, capsys):
     write_state_dict(tmp_path / "resnext.pth", tensors)
     flags = [str(tmp_path / "resnext.pth"), f"--workdir={tmp_path / 'classifier'}"]
-    code, out, err = finish(start("import_classifier", *flags, "--mel_padding=constant"))
-    assert code == 0, err
-    assert "resnext29_8x64d, 34,425,546 parameters, classes zero, one, two," in out
+    call("import_classifier", *flags, "--mel_padding=constant", positional=POSITIONAL)
+    printed = capsys.readouterr().out
+    assert "resnext29_8x64d, 34,425,546 parameters, classes zero, one, two," in printed
     loaded = load_classifier(tmp_path / "classifier")
     assert loaded.config == ClassifierConfig(kind="resnext29_8x64d", mel_padding="constant")
     assert loaded.source["imported_from"] == "resnext.pth"
@@ -91,9 +92,8 @@ def test_binary_imports_a_checkpoint(tensors, tmp_path):
 def test_binary_ends_in_one_line_for_another_file(tmp_path):
     shutil.copy(pathlib.Path(__file__).parent / "torch_zip.pth", tmp_path)
     flags = [str(tmp_path / "torch_zip.pth"), f"--workdir={tmp_path / 'classifier'}"]
-    code, _, err = finish(start("import_classifier", *flags))
-    assert code == 1
-    assert re.fullmatch(r"error: .* ResNeXt-29 8x64d; missing: .*; unknown: 0.bias, .*\n", err)
+    message = mistake("import_classifier", *flags, positional=POSITIONAL)
+    assert re.fullmatch(r"error: .* ResNeXt-29 8x64d; missing: .*; unknown: 0.bias, .*", message)
     assert not (tmp_path / "classifier").exists()
 
 
@@ -105,12 +105,11 @@ def test_binary_ends_in_one_line_for_another_file(tmp_path):
     ],
 )
 def test_binary_takes_one_file(tmp_path, files, message):
-    code, _, err = finish(start("import_classifier", *files, f"--workdir={tmp_path}"))
-    assert code == 1
-    assert re.fullmatch(f"error: {message}\n", err)
+    flags = [*files, f"--workdir={tmp_path}"]
+    found = mistake("import_classifier", *flags, positional=POSITIONAL)
+    assert re.fullmatch(f"error: {message}", found)
 
 
-@pytest.mark.slow
 def test_binary_refuses_harmful_and_missing_files_and_keeps_what_is_there(tmp_path):
     (tmp_path / "evil.pth").write_bytes(b"cposix\nsystem\n(X\x04\x00\x00\x00exittR.")
     (tmp_path / "full").mkdir()
@@ -121,9 +120,8 @@ def test_binary_refuses_harmful_and_missing_files_and_keeps_what_is_there(tmp_pa
         ("evil.pth", "full", r".*full holds a classifier already; name another --workdir"),
     ):
         flags = [str(tmp_path / source), f"--workdir={tmp_path / workdir}"]
-        code, _, err = finish(start("import_classifier", *flags))
-        assert code == 1
-        assert re.fullmatch(f"error: {message}\n", err)
+        found = mistake("import_classifier", *flags, positional=POSITIONAL)
+        assert re.fullmatch(f"error: {message}", found)
     assert not (tmp_path / "new").exists()
 
 
