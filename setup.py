@@ -1,10 +1,10 @@
 """Metadata and dependencies of poolformer_jax; the tools' settings are in pyproject.toml.
 
-How to read the bounds: every LOWER bound was installed and tried together with the others on
-Python 3.11 (a scanned Linen stack with dropout, an optax step, Orbax preservation policies with
-a Grain iterator in the checkpoint, a TFDS builder on ArrayRecord, TensorBoard scalars). The UPPER
-bounds admit the newest releases that Python 3.12 and 3.13 could install, on which the same
-program was tried, and stop at the next one, which nobody has seen.
+How to read the bounds: the LOWER ones are installed together and the tests of the model, training
+and sampling run on them at every change (`.ci/run oldest`; `.ci/oldest.txt` pins them). None is
+above what the TPU image of Colab has, so that installing this package there replaces neither JAX
+nor NumPy under the running notebook. The UPPER bounds admit the newest releases, on which all
+tests run, and stop at the next one, which nobody has seen.
 """
 
 import pathlib
@@ -22,11 +22,18 @@ _VERSION = re.search(
 
 # jax and jaxlib come out together, and `jax[tpu]` pins the libtpu that matches jaxlib. On
 # Python 3.11 this resolves to jax 0.10.2, where most of the development happened.
-_JAX_BOUNDS = ">=0.7.1,<0.13"
+_JAX_BOUNDS = ">=0.7.2,<0.13"
 
 _DIGITS = ["espeakng-loader>=0.2.4,<0.3"]
 _REPORT = ["matplotlib>=3.9,<4"]
 _DOWNLOAD = ["huggingface_hub>=0.34,<3"]
+
+# The configurations live beside the package, and are installed inside it: `poolformer_jax` is the
+# only top-level name that a wheel brings.
+_CONFIG_FOLDERS = {
+    f"poolformer_jax.{name}": name.replace(".", "/")
+    for name in find_packages(include=["configs", "configs.*"])
+}
 
 setup(
     name="poolformer_jax",
@@ -36,12 +43,13 @@ setup(
     long_description_content_type="text/markdown",
     author="The poolformer_jax Authors",
     license="Apache-2.0",
-    packages=find_packages(include=["poolformer_jax*"]),
-    include_package_data=True,
+    packages=[*find_packages(include=["poolformer_jax*"]), *_CONFIG_FOLDERS],
+    package_dir=_CONFIG_FOLDERS,
+    package_data={"poolformer_jax": ["pages/*.css"]},
     python_requires=">=3.11",
     install_requires=[
         f"jax{_JAX_BOUNDS}",
-        "flax>=0.12,<0.13",
+        "flax>=0.11.2,<0.13",
         "optax>=0.2.5,<0.3",
         "orbax-checkpoint>=0.11.25,<0.13",
         "tensorflow-datasets>=4.9.10,<4.10",  # Without TensorFlow. 4.9.9 breaks on new protobuf.
@@ -49,7 +57,7 @@ setup(
         "grain>=0.2.12,<0.3",
         "array_record>=0.8.1,<0.9",
         "ml-collections>=1.0,<2",
-        "absl-py>=2.2,<3",
+        "absl-py>=1.4,<3",
         "jaxtyping>=0.3,<0.4",
         "numpy>=2.0.2,<3",
         "scipy>=1.14.1,<2",
@@ -67,9 +75,10 @@ setup(
         "torch": ["torch>=2.13,<2.14"],
         "test": [
             "pytest>=8.3.2,<10",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.6.1,<4",
             "hypothesis>=6.120,<7",
             "beartype>=0.20,<0.24",
+            "setuptools>=70.1,<85",  # Builds the wheel of one test.
             *_DIGITS,
             *_REPORT,
             *_DOWNLOAD,

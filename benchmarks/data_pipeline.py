@@ -31,13 +31,22 @@ from launch import command_line
 from poolformer_jax.audio.codec import NUM_CODES
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.builders.features import DIGIT_WORDS
-from poolformer_jax.data.builders.prepare import open_splits, prepare
-from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.data.builders.prepare import prepare
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.data.pipeline import train_batches
+from poolformer_jax.data.source import open_splits
 
-_CLIPS = flags.DEFINE_integer("clips", 4_096, "Training clips, 32 kB each.", lower_bound=64)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns; their median counts.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Clips in a batch.", lower_bound=1)
+_FLAGS = flags.FlagValues()
+_CLIPS = flags.DEFINE_integer(
+    "clips", 4_096, "Training clips, 32 kB each.", lower_bound=64, flag_values=_FLAGS
+)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Turns; their median counts.", lower_bound=1, flag_values=_FLAGS
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "Clips in a batch.", lower_bound=1, flag_values=_FLAGS
+)
 
 _WARM_UP_BATCHES = 4  # Batches that the pipeline keeps ready are no measure of its speed.
 
@@ -109,4 +118,4 @@ def _speed_of_batches(source, config: DataConfig) -> float:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, _FLAGS)

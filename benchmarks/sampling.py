@@ -38,10 +38,17 @@ from poolformer_jax.models.poolformer.model import Poolformer
 from poolformer_jax.models.sequence_model import count_params
 from poolformer_jax.sampling.streaming import StreamingGenerator
 
-_MODELS = flags.DEFINE_list("models", ["baseline", "digits"], "Which of these to measure.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Clips side by side.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns; their median counts.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long each way runs in a turn.")
+_FLAGS = flags.FlagValues()
+_MODELS = flags.DEFINE_list(
+    "models", ["baseline", "digits"], "Which of these to measure.", flag_values=_FLAGS
+)
+_BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Clips side by side.", flag_values=_FLAGS)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 5, "Turns; their median counts.", lower_bound=1, flag_values=_FLAGS
+)
+_SECONDS = flags.DEFINE_float(
+    "seconds", 1.0, "About how long each way runs in a turn.", flag_values=_FLAGS
+)
 
 _CLIP = 1_600  # Samples of the clip that is run as a whole.
 
@@ -196,4 +203,4 @@ def _print_weight_traffic(config: PoolformerConfig, params: Any, steps: list[flo
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, _FLAGS)

@@ -10,7 +10,7 @@ for comparison; the author of Poolformer uses --config.data.codec=mu_law.
 Compiled for 16 v5e chips, a step takes 10.5 GB of each; 8 are too few.
 """
 
-from poolformer_jax.experiment.configuration import named_config
+from poolformer_jax.experiment import named_config
 
 
 def get_config():

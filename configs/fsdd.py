@@ -9,7 +9,7 @@ commands. Samples count up to one second, which 20 of the 3,000 takes exceed. Th
 spectrum is empty (8 kHz recordings), so bits are fewer than SC09's.
 """
 
-from poolformer_jax.experiment.configuration import named_config
+from poolformer_jax.experiment import named_config
 
 
 def get_config():

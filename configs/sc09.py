@@ -9,7 +9,7 @@ Published: 1.854 bits per sample, FID 0.46, IS 6.46 (Gallo Fernandez 2025, arXiv
 reproduced here yet.
 """
 
-from poolformer_jax.experiment.configuration import default_config
+from poolformer_jax.experiment import default_config
 
 
 def get_config():

@@ -10,7 +10,7 @@ crops take configs/youtubemix_crops.py.
 Compiled for 8 v5p chips, a step takes 40 GB of each; one minute is too much for a v5e chip.
 """
 
-from poolformer_jax.experiment.configuration import named_config
+from poolformer_jax.experiment import named_config
 
 
 def get_config():

@@ -9,7 +9,7 @@ Published for SaShiMi, on crops: 1.294 bits per sample (Goel et al. 2022, arXiv:
 Compiled for 16 v5e chips, a step takes 10.8 GB of each; 8 are too few.
 """
 
-from poolformer_jax.experiment.configuration import named_config
+from poolformer_jax.experiment import named_config
 
 
 def get_config():

@@ -1,60 +1,154 @@
-"""Command lines of the binaries: mistakes of the user end in one clear line, not a traceback."""
+"""Command lines of the binaries: shared flags, and mistakes that end in one clear line.
+
+A binary has flags of its own, `_FLAGS = flags.FlagValues()`, a `main` that turns them into options
+of one call, and ends with `command_line.run(main, _FLAGS)`. Nothing is global, so that `call` runs
+it in any process, as often as wanted.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
 import logging
-import pathlib
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from launch import parsing
+from poolformer_jax.experiment import UserError, user_errors
+
+if TYPE_CHECKING:
+    from poolformer_jax.training.trainer import Outcome
+
+Main = Callable[[Sequence[str]], Any]
+
+_HELP = {"--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-h", "-?"}
 
 
-def run(main: Callable[[Sequence[str]], None], *, positional: Sequence[str] = ()) -> None:
-    """Parses the flags and runs main(argv); the project's own messages go to stdout.
-
-    Args:
-      main: Gets the name of the program, followed by the arguments that are no flags.
-      positional: What to call these; there have to be as many.
-    """
+def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] = ()) -> None:
+    """Runs a binary as the program, with the arguments of the command line; see `call`."""
     # Through absl come dozens of lines for each checkpoint, and a warning if it has no metric.
     absl_logging.set_verbosity(absl_logging.ERROR)
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Format())
-    project = logging.getLogger("poolformer_jax")
-    project.addHandler(handler)
-    project.setLevel(logging.INFO)
-    project.propagate = False
     try:
-        app.run(main, flags_parser=functools.partial(_parse, positional))
+        call(main, flag_values, sys.argv[1:], positional=positional)
     except KeyboardInterrupt:
         sys.exit("interrupted")
 
 
-class _Format(logging.Formatter):
-    """The message alone; warnings and errors say what they are."""
+def call(
+    main: Main,
+    flag_values: flags.FlagValues,
+    arguments: Sequence[str],
+    *,
+    positional: Sequence[str] = (),
+) -> Any:
+    """Parses the flags and runs main(argv); the project's own messages go to stdout.
 
-    def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return level + super().format(record)
+    Args:
+      main: Gets the name of the program, followed by the arguments that are no flags.
+      flag_values: The binary's own.
+      arguments: Of the command line.
+      positional: What to call those that are no flags; there have to be as many.
 
+    Returns:
+      What main returns.
 
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Ends the program with the message of an error that names the user's mistake.
-
-    For the checks before anything expensive starts, whose errors are written for the user; later
-    errors keep their traceback.
+    Raises:
+      SystemExit: With a message if the user made a mistake, or was helped.
     """
-    try:
-        yield
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    if not _HELP.isdisjoint(arguments):
+        print(parsing.describe(main, flag_values))
+        sys.exit(0)
+    with _messages_to_stdout():
+        try:
+            with user_errors():
+                argv = parsing.parse(flag_values, [sys.argv[0], *arguments], positional)
+            return main(argv)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+
+def define_config(
+    flag_values: flags.FlagValues,
+    text: str = "Configuration: a file, or the name of one in configs/.",
+    *,
+    required: bool = True,
+) -> flags.FlagHolder:
+    """--config, with flags for all of its fields."""
+    holder = config_flags.DEFINE_config_file("config", None, text, flag_values=flag_values)
+    if required:
+        flags.mark_flag_as_required("config", flag_values=flag_values)
+    return holder
+
+
+def define_workdir(
+    flag_values: flags.FlagValues, text: str = "Folder of the run.", *, required: bool = True
+) -> flags.FlagHolder:
+    """--workdir."""
+    return flags.DEFINE_string("workdir", None, text, required=required, flag_values=flag_values)
+
+
+def define_data_dir(
+    flag_values: flags.FlagValues, text: str = "Folder of data sets; overrides the config's."
+) -> flags.FlagHolder:
+    """--data_dir."""
+    return flags.DEFINE_string("data_dir", None, text, flag_values=flag_values)
+
+
+def define_distributed(flag_values: flags.FlagValues) -> flags.FlagHolder:
+    """--distributed."""
+    text = "Connect the processes of a pod by jax.distributed.initialize()."
+    return flags.DEFINE_bool("distributed", False, text, flag_values=flag_values)
+
+
+def define_step(flag_values: flags.FlagValues) -> flags.FlagHolder:
+    """--step."""
+    text = "Checkpoint: best (by validation bits), latest, or the number of its step."
+    return flags.DEFINE_string("step", "best", text, flag_values=flag_values)
+
+
+def define_weights(flag_values: flags.FlagValues) -> flags.FlagHolder:
+    """--weights."""
+    text = "Averaged, or as trained."
+    return flags.DEFINE_enum("weights", "ema", ["ema", "raw"], text, flag_values=flag_values)
+
+
+def define_seed(flag_values: flags.FlagValues, text: str = "Of the draw.") -> flags.FlagHolder:
+    """--seed."""
+    return flags.DEFINE_integer(
+        "seed", 0, text, lower_bound=0, upper_bound=2**31 - 1, flag_values=flag_values
+    )
+
+
+def define_batch_size(
+    flag_values: flags.FlagValues, text: str, default: int | None = None
+) -> flags.FlagHolder:
+    """--batch_size."""
+    return flags.DEFINE_integer("batch_size", default, text, lower_bound=1, flag_values=flag_values)
+
+
+def values_of(config: flags.FlagHolder, data_dir: flags.FlagHolder) -> Mapping[str, Any]:
+    """The configuration of --config, with the folder of --data_dir."""
+    values = config.value.to_dict()
+    if data_dir.value:
+        values["data"]["data_dir"] = data_dir.value
+    return values
+
+
+def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
+    """Says at which step a training was stopped, and if it is the program, the command again."""
+    if not outcome.finished:
+        command = f": {shlex.join(sys.orig_argv)}" if is_program else ""
+        print(
+            f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
+            f"again{command}",
+            flush=True,
+        )
 
 
 def parse_duration(name: str, text: str, sample_rate: int) -> int:
@@ -81,38 +175,24 @@ def parse_duration(name: str, text: str, sample_rate: int) -> int:
     )
 
 
-def _parse(positional: Sequence[str], argv: Sequence[str]) -> Sequence[str]:
-    _check_config_file(argv)
+@contextlib.contextmanager
+def _messages_to_stdout() -> Iterator[None]:
+    """The messages of the project, as they are; warnings and errors say what they are."""
+
+    class Format(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+            return level + super().format(record)
+
+    handler, project = logging.StreamHandler(sys.stdout), logging.getLogger("poolformer_jax")
+    handler.setFormatter(Format())
+    before = project.level, project.propagate
+    project.addHandler(handler)
+    project.setLevel(logging.INFO)
+    project.propagate = False
     try:
-        remaining = flags.FLAGS(list(argv))
-    except flags.Error as error:
-        sys.exit(f"error: {error}")
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        # What ml_collections raises for misspelt keys, values of the wrong type, and broken
-        # configuration files; the text of a KeyError comes quoted.
-        message = " ".join(str(error.args[0] if error.args else error).split())
-        sys.exit(f"error: in --config: {message}")
-    surplus, missing = remaining[1 + len(positional) :], positional[len(remaining) - 1 :]
-    if surplus:
-        sys.exit(f"error: unknown arguments {surplus}; flags start with --")
-    if missing:
-        sys.exit(f"error: {' and '.join(missing)} must be given, without --")
-    return remaining
-
-
-def _check_config_file(argv: Sequence[str]) -> None:
-    for before, argument in itertools.pairwise(argv):
-        name, separator, value = argument.partition("=")
-        if name in ("--config", "-config") and separator:
-            path = value
-        elif before in ("--config", "-config"):
-            path = argument
-        else:
-            continue
-        path = path.partition(":")[0]  # The rest is an argument to get_config.
-        if not pathlib.Path(path).is_file():
-            known = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("[!_]*.py")))
-            sys.exit(
-                f"error: --config={path} is not a file; known here: {known or 'none, run this '}"
-                f"{'' if known else 'in the folder that holds configs/'}"
-            )
+        yield
+    finally:
+        project.removeHandler(handler)
+        project.setLevel(before[0])
+        project.propagate = before[1]

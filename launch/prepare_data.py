@@ -14,46 +14,54 @@ import shlex
 from absl import flags
 
 from launch import command_line
-from poolformer_jax.data.config import DATASETS, DataConfig
+from poolformer_jax import experiment as ex
+from poolformer_jax.data.datasets import DATASETS
 
-_DATASET = flags.DEFINE_enum("dataset", None, DATASETS, "What to prepare.", required=True)
+_FLAGS = flags.FlagValues()
+_DATASET = flags.DEFINE_enum(
+    "dataset", None, list(DATASETS), "What to prepare.", required=True, flag_values=_FLAGS
+)
 _MANUAL_DIR = flags.DEFINE_string(
     "manual_dir",
     None,
     "The published archive, a folder that holds it, or the folder it was extracted to.",
+    flag_values=_FLAGS,
 )
 _DOWNLOAD = flags.DEFINE_bool(
-    "download", False, "Get the archive from the Hugging Face Hub (extra `download`)."
+    "download",
+    False,
+    "Get the archive from the Hugging Face Hub (extra `download`).",
+    flag_values=_FLAGS,
 )
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of data sets, or gs://bucket/folder; the cache if not given."
+_DATA_DIR = command_line.define_data_dir(
+    _FLAGS, "Folder of data sets, or gs://bucket/folder; the cache if not given."
 )
 _ALLOW_PARTIAL = flags.DEFINE_bool(
-    "allow_partial", False, "Prepare whatever part of the data set is there, apart from whole ones."
+    "allow_partial",
+    False,
+    "Prepare whatever part of the data set is there, apart from whole ones.",
+    flag_values=_FLAGS,
 )
 
 
 def main(argv):
-    """Builds, reads everything once, and says what is there."""
+    """Prepares, and says how to train on it."""
     del argv
-    with command_line.user_errors():
-        config = DataConfig(
-            name=_DATASET.value, data_dir=_DATA_DIR.value, partial=_ALLOW_PARTIAL.value
-        )
-        from poolformer_jax.data.builders.prepare import open_splits, prepare
-        from poolformer_jax.data.builders.summary import describe_split
-
-        prepare(config, manual_dir=_MANUAL_DIR.value, download=_DOWNLOAD.value)
-        for split, source in open_splits(config).items():
-            print(f"{split}: {describe_split(source)}", flush=True)
-    path = pathlib.Path("configs") / f"{config.name}.py"
+    data = ex.prepare_data(
+        _DATASET.value,
+        data_dir=_DATA_DIR.value,
+        manual_dir=_MANUAL_DIR.value,
+        download=_DOWNLOAD.value,
+        allow_partial=_ALLOW_PARTIAL.value,
+    )
+    path = pathlib.Path("configs") / f"{data.name}.py"
     if path.is_file():
         command = ["python", "-m", "launch.train", f"--config={path}"]
-        command.append(f"--workdir=runs/{config.name}")
-        command += [f"--data_dir={config.data_dir}"] if config.data_dir else []
-        command += ["--config.data.partial=True"] if config.partial else []
+        command.append(f"--workdir=runs/{data.name}")
+        command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
+        command += ["--config.data.partial=True"] if data.partial else []
         print(f"Train on it with: {shlex.join(command)}")
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, _FLAGS)

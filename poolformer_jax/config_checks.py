@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_type_hints
 
 Platform = Literal["cpu", "gpu", "tpu"]
 """What a program is compiled for. Configurations name it; nothing inspects the machine."""
@@ -43,29 +43,30 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
     Raises:
       ValueError: For an unknown field or kind, or a value that cannot work; the message names it.
     """
-    values = dict(values)
+    values, chosen, choice = dict(values), config_type, ""
     if issubclass(config_type, Variant):
         kinds, kind = config_type.kinds(), values.pop("kind", None)
         if kind not in kinds:
             raise ValueError(f"{name}.kind is {kind!r}; known: {', '.join(kinds)}")
-        config_type, choice = kinds[kind], f" of kind {kind!r}"
-    else:
-        choice = ""
-    known: list[str] = [field.name for field in dataclasses.fields(config_type)]  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
+        chosen, choice = kinds[kind], f" of kind {kind!r}"
+    hints = get_type_hints(chosen)
+    known = {field.name for field in dataclasses.fields(cast(Any, chosen))}
+    if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown field {unknown} in {name}{choice}; known: {sorted(known)}")
-    for field, hint in get_type_hints(config_type).items():
-        if dataclasses.is_dataclass(hint) and isinstance(values.get(field), Mapping):
-            values[field] = make_config(hint, values[field], name=f"{name}.{field}")
+    for field, value in values.items():
+        if _is_config(hints[field]) and isinstance(value, Mapping):
+            values[field] = make_config(hints[field], value, name=f"{name}.{field}")
     try:
-        return config_type(**values)
+        # Also here, so that a tool that checks the types of arguments sees the right ones.
+        values = {field: _convert(field, value, hints[field]) for field, value in values.items()}
+        return chosen(**values)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def config_values(config: Any) -> dict[str, Any]:
     """The opposite of `make_config`: nested dicts, with the kinds of variants."""
-    values = {"kind": config.kind} if isinstance(config, Variant) else {}
+    values: dict[str, Any] = {"kind": config.kind} if isinstance(config, Variant) else {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         values[field.name] = config_values(value) if dataclasses.is_dataclass(value) else value
@@ -80,15 +81,7 @@ def check_types(config: Any) -> None:
     """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        if isinstance(value, list):
-            value = tuple(value)
-        if type(value) is int and float in (hint, *get_args(hint)):
-            value = float(value)
-        if not _matches(value, hint):
-            raise ValueError(f"{field.name} is {value!r}; it must be {_describe(hint)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{field.name} is {value}; it must be finite")
+        value = _convert(field.name, getattr(config, field.name), hints[field.name])
         object.__setattr__(config, field.name, value)
 
 
@@ -122,6 +115,18 @@ def check_seed(config: Any, *names: str) -> None:
             raise ValueError(f"{name} {getattr(config, name)} must be in 0 to 2^31 - 1")
 
 
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(value)
+    if type(value) is int and float in (hint, *get_args(hint)):
+        value = float(value)
+    if not _matches(value, hint):
+        raise ValueError(f"{name} is {value!r}; it must be {_describe(hint)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; it must be finite")
+    return value
+
+
 def _matches(value: Any, hint: Any) -> bool:
     arguments = get_args(hint)
     if hint == tuple[int, ...]:
@@ -130,7 +135,11 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, str) and value in arguments
     if arguments:  # A union such as `int | None`.
         return any(_matches(value, argument) for argument in arguments)
-    return isinstance(value, hint) if dataclasses.is_dataclass(hint) else type(value) is hint
+    return isinstance(value, hint) if _is_config(hint) else type(value) is hint
+
+
+def _is_config(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
 def _describe(hint: Any) -> str:

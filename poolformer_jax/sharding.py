@@ -117,15 +117,17 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
     )
 
 
-def map_rows(mesh: Mesh, function: Callable) -> Callable:
+def map_rows(mesh: Mesh | None, function: Callable) -> Callable:
     """Lets every device compute a function on its own rows, where rows do not meet.
 
     Compiled for a mesh as it is, a Fourier transform would gather all rows on every device.
 
     Args:
-      mesh: Devices.
+      mesh: Devices; None leaves the function as it is.
       function: From trees of arrays with as many rows to such a tree.
     """
+    if mesh is None:
+        return function
     rows = P(DATA_AXIS)
     return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)
 

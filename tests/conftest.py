@@ -1,4 +1,7 @@
-"""Checks shapes and types of every call into the package while the tests run."""
+"""Checks shapes and types of every call into the package while the tests run.
+
+Arrays of different rank or type never meet without a word in the code that says so.
+"""
 
 import os
 import shutil
@@ -10,10 +13,18 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Several virtual devices, so that sharding is tested in-process.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}".strip()
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("poolformer_jax", "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_runtest_setup(item):
+    """Before the fixtures, so that what they compile serves the test too."""
+    mixed = item.get_closest_marker("mixed_types")
+    jax.config.update("jax_numpy_dtype_promotion", "standard" if mixed else "strict")
 
 
 def pytest_configure(config):
@@ -31,11 +42,14 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
-    """A configuration of 80 / 20 / 20 spoken digits, built once per session."""
+    """A configuration of 80 / 20 / 20 spoken digits, built once per session; to read only."""
     pytest.importorskip("espeakng_loader")
-    from poolformer_jax.data.builders.prepare import open_splits
     from poolformer_jax.data.config import DataConfig
+    from poolformer_jax.data.source import open_splits
 
-    config = DataConfig(name="digits_tiny", data_dir=str(tmp_path_factory.mktemp("data")))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # Of all workers: one builds, the others wait.
+    config = DataConfig(name="digits_tiny", data_dir=str(folder / "data"))
     open_splits(config)["train"]
     return config

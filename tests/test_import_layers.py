@@ -18,7 +18,7 @@ ALLOWED_ROOMS = {
     "config_checks": set(),
     "sharding": set(),
     "audio": {"files"},
-    "ops": {"typing"},
+    "ops": {"typing", "config_checks"},
     "layers": {"typing", "config_checks", "ops"},
     "models": BELOW_MODELS,
     "data": GROUND | {"audio"},

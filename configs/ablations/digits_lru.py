@@ -5,7 +5,7 @@
 Expected: not trained yet. The RG-LRU in its place, configs/digits.py, reaches 5.03 bits per sample.
 """
 
-from poolformer_jax.experiment.configuration import named_config
+from poolformer_jax.experiment import named_config
 
 
 def get_config():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,12 @@ from poolformer_jax.audio.mu_law import mu_law_decode, mu_law_encode
 from poolformer_jax.audio.pcm16 import pcm16_decode, pcm16_encode
 
 CodecName = Literal["mu_law", "linear", "pcm16"]
+
+_FUNCTIONS: Mapping[str, tuple[Callable, Callable]] = {
+    "mu_law": (mu_law_encode, mu_law_decode),
+    "linear": (linear_encode, linear_decode),
+    "pcm16": (pcm16_encode, pcm16_decode),
+}
 
 NUM_CODES: Mapping[CodecName, int] = {"mu_law": 256, "linear": 256, "pcm16": 65_536}
 """Codes of each codec: the size of the model's vocabulary."""
@@ -53,16 +59,8 @@ def encode(
 
     Source: the S4 / SaShiMi protocol (github.com/state-spaces/s4), `minmax_scale` and `quantize`.
     """
-    x = _min_max_scale(pcm, part) if normalize else pcm[part] / 2.0**15
-    match codec:
-        case "mu_law":
-            return mu_law_encode(x)
-        case "linear":
-            return linear_encode(x)
-        case "pcm16":
-            return pcm16_encode(x)
-        case _:
-            raise ValueError(_unknown(codec))
+    encoder, _ = _functions(codec)
+    return encoder(_min_max_scale(pcm, part) if normalize else pcm[part] / 2.0**15)
 
 
 def decode(codes: Integer[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.ndarray, " t"]:
@@ -77,15 +75,12 @@ def decode(codes: Integer[np.ndarray, " t"], *, codec: CodecName) -> Int16[np.nd
     Raises:
       ValueError: If the codec is unknown.
     """
-    match codec:
-        case "mu_law":
-            x = mu_law_decode(codes)
-        case "linear":
-            x = linear_decode(codes)
-        case "pcm16":
-            x = pcm16_decode(codes)
-        case _:
-            raise ValueError(_unknown(codec))
+    _, decoder = _functions(codec)
+    return to_pcm(decoder(codes))
+
+
+def to_pcm(x: Float[np.ndarray, " t"]) -> Int16[np.ndarray, " t"]:
+    """Rounds samples in [-1, 1] to 16-bit PCM; values outside saturate."""
     return np.clip(np.rint(x * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
@@ -99,5 +94,7 @@ def _min_max_scale(pcm: Int16[np.ndarray, " t"], part: slice) -> Float[np.ndarra
     return -1.0 + 2.0 * (x - low) / (high - low + 1e-6)
 
 
-def _unknown(codec: str) -> str:
-    return f"unknown codec {codec!r}; known: {', '.join(NUM_CODES)}"
+def _functions(codec: str) -> tuple[Callable, Callable]:
+    if codec not in _FUNCTIONS:
+        raise ValueError(f"unknown codec {codec!r}; known: {', '.join(_FUNCTIONS)}")
+    return _FUNCTIONS[codec]

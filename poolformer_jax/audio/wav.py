@@ -10,10 +10,12 @@ import wave
 import numpy as np
 from jaxtyping import Int16
 
+from poolformer_jax.files import write_whole
+
 
 def write_wav(path: str | os.PathLike[str], pcm: Int16[np.ndarray, " t"], sample_rate: int) -> None:
-    """Writes 16-bit mono PCM; `sample_rate` is in Hz."""
-    pathlib.Path(path).write_bytes(format_wav(pcm, sample_rate))
+    """Writes 16-bit mono PCM, whole or not at all; `sample_rate` is in Hz."""
+    write_whole(path, format_wav(pcm, sample_rate))
 
 
 def format_wav(pcm: Int16[np.ndarray, " t"], sample_rate: int) -> bytes:

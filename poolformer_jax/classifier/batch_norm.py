@@ -25,28 +25,26 @@ class BatchStats(NamedTuple):
     var: Array
 
 
-def init_batch_stats(channels: int) -> BatchStats:
-    """Mean 0 and variance 1."""
-    return BatchStats(mean=jnp.zeros(channels), var=jnp.ones(channels))
-
-
 class BatchNorm(nn.Module):
     """Normalises every channel over batch and space, then scales and shifts it.
 
     As PyTorch's: in training by the batch's own mean and its variance without correction, which is
     computed around the mean in float32; the running statistics move towards the batch's by a tenth,
-    the variance with Bessel's correction. Otherwise by the running statistics.
+    the variance with Bessel's correction. Otherwise by the running statistics, which are mean 0
+    and variance 1 where there are none yet.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], stats: BatchStats, *, train: bool
+        self, x: Float[Array, "b h w c"], stats: BatchStats | None, *, train: bool
     ) -> tuple[Float[Array, "b h w c"], BatchStats]:
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
+        if stats is None:
+            stats = BatchStats(mean=jnp.zeros(channels), var=jnp.ones(channels))
         mean, var = stats.mean, stats.var
         if train:
             count = x.size // channels
@@ -61,4 +59,8 @@ class BatchNorm(nn.Module):
                 mean=stats.mean + MOMENTUM * (of_batch.mean - stats.mean),
                 var=stats.var + MOMENTUM * (of_batch.var - stats.var),
             )
-        return (x - mean) * (scale * lax.rsqrt(var + EPSILON)) + bias, stats
+        mean, factor, bias = (
+            lax.expand_dims(value, (0, 1, 2))
+            for value in (mean, scale * lax.rsqrt(var + EPSILON), bias)
+        )
+        return (x - mean) * factor + bias, stats

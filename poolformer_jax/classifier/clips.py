@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from jaxtyping import Int16, Int32, Int64
+from jaxtyping import Int16, Int32
 
 from poolformer_jax.audio.wav import read_wav
-from poolformer_jax.data.builders.prepare import Source
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.data.source import Source
 
 _NOISE_CLIPS = 400  # About as many seconds as the recordings of Speech Commands last.
 _NOISE_LEVEL = 0.05  # Root mean square, about that of a spoken word in the data sets here.
@@ -51,24 +51,39 @@ def read_labelled_clips(source: Source) -> LabelledClips:
     return LabelledClips(audio, labels)
 
 
-def label_names(source: Source) -> tuple[str, ...]:
-    """Names of the classes of a data set, in the order of its labels."""
-    tfds_source: Any = source
-    return tuple(tfds_source.dataset_info.features["label"].names)
+def training_batches(
+    clips: LabelledClips,
+    *,
+    batch_size: int,
+    seed: int,
+    start_example: int = 0,
+    noise: Int16[np.ndarray, "n 16000"] | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches for ever: `audio`, `labels`, and `noise` if there is some.
 
+    Clips and noise are drawn with replacement, epoch by epoch: every class that is there comes
+    equally often on average, and every clip of a class. An epoch has as many draws as there are
+    clips, and as many more as its last batch lacks. The draws follow from the seed and the epoch.
 
-def balanced_batches(
-    labels: Int32[np.ndarray, " b"], *, batch_size: int, rng: np.random.Generator
-) -> Iterator[Int64[np.ndarray, " b"]]:
-    """Yields an epoch of batches of clips' numbers, drawn with replacement.
-
-    Every class that is there comes equally often on average, and every clip of a class. There are
-    as many draws as clips, and as many more as the last batch lacks.
+    Args:
+      clips: All of the split.
+      batch_size: Clips in a batch.
+      seed: Of the run.
+      start_example: Clips drawn so far, of which a run needs nothing else to go on.
+      noise: To draw from, one for each clip.
     """
-    weights = 1.0 / np.bincount(labels)[labels]
-    num_batches = -(-len(labels) // batch_size)
-    draws = rng.choice(len(labels), num_batches * batch_size, p=weights / weights.sum())
-    yield from draws.reshape(num_batches, batch_size)
+    weights = 1.0 / np.bincount(clips.labels)[clips.labels]
+    num_batches = -(-len(clips) // batch_size)
+    first_epoch, skipped = divmod(start_example // batch_size, num_batches)
+    for epoch in itertools.count(first_epoch):
+        rng = np.random.default_rng((seed, epoch))
+        draws = rng.choice(len(clips), num_batches * batch_size, p=weights / weights.sum())
+        for index, rows in enumerate(draws.reshape(num_batches, batch_size)):
+            others = rng.integers(len(noise), size=batch_size) if noise is not None else None
+            if epoch == first_epoch and index < skipped:
+                continue
+            batch = {"audio": clips.audio[rows], "labels": clips.labels[rows]}
+            yield batch if noise is None else batch | {"noise": noise[others]}
 
 
 def read_noise(folder: str | os.PathLike[str]) -> Int16[np.ndarray, "b 16000"]:

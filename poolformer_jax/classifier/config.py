@@ -1,4 +1,4 @@
-"""What a classifier of one-second clips is, and how it is trained: validated on construction.
+"""What a classifier of one-second clips is, and how its clips are changed in training.
 
 The front end's constants are here as well, so that nothing that only needs them loads JAX.
 """
@@ -11,8 +11,6 @@ from typing import Literal
 from poolformer_jax.config_checks import (
     check_at_least,
     check_fraction,
-    check_positive,
-    check_seed,
     check_types,
 )
 
@@ -62,53 +60,6 @@ class ClassifierConfig:
     def num_features(self) -> int:
         """Width of the features, the input of the last layer."""
         return 1024 if self.kind == "resnext29_8x64d" else SMALL_WIDTHS[-1]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierTrainConfig:
-    """Recipe of a classifier: SGD with momentum, and a rate that changes between epochs.
-
-    The defaults are the recipe of the classifier published with SaShiMi.
-
-    Attributes:
-      seed: Of the parameters, of which clips are drawn, and of the augmentation.
-      num_epochs: Epochs of the whole run; raise it to train a finished run on. An epoch draws as
-        many clips as there are, up to whole batches.
-      batch_size: Clips per step, over all devices, and in evaluation.
-      learning_rate: Of the first epoch.
-      momentum: Of the sum of gradients.
-      weight_decay: Times the parameters (all of them) is added to the gradient.
-      schedule: `plateau` lowers the rate when the validation loss no longer falls; `cosine` takes
-        it to zero along half a cosine over the run, which suits one of few epochs.
-      plateau_patience: Epochs without a lower validation loss that are put up with; the next one
-        lowers the rate.
-      plateau_factor: By which it is lowered.
-
-    Raises:
-      ValueError: On construction, for a value that cannot work.
-
-    Source: https://github.com/tugstugi/pytorch-speech-commands, values of TRAINING.md.
-    """
-
-    seed: int = 0
-    num_epochs: int = 70
-    batch_size: int = 96
-    learning_rate: float = 1e-2
-    momentum: float = 0.9
-    weight_decay: float = 1e-2
-    schedule: Literal["plateau", "cosine"] = "plateau"
-    plateau_patience: int = 5
-    plateau_factor: float = 0.1
-
-    def __post_init__(self):
-        check_types(self)
-        check_at_least(self, 1, "num_epochs", "batch_size")
-        check_at_least(self, 0, "plateau_patience", "weight_decay")
-        check_seed(self)
-        check_positive(self, "learning_rate")
-        check_fraction(self, "momentum")
-        if not 0 < self.plateau_factor < 1:
-            raise ValueError(f"plateau_factor {self.plateau_factor} must be between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from poolformer_jax.classifier.network import ClassifierConfig, Stats, init_classifier
+from poolformer_jax.classifier.config import ClassifierConfig
+from poolformer_jax.classifier.network import Stats, init_classifier
+from poolformer_jax.config_checks import make_config
+from poolformer_jax.files import write_json, write_whole
 
 DESCRIPTION = "classifier.json"
 ARRAYS = "classifier.npz"
@@ -61,7 +64,6 @@ def save_classifier(folder: Folder, classifier: SavedClassifier) -> None:
     the arrays, so a pair of which one was replaced is noticed by `load_classifier`.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     leaves = _named_leaves(classifier.params, classifier.stats)
     arrays_by_name: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
@@ -73,8 +75,8 @@ def save_classifier(folder: Folder, classifier: SavedClassifier) -> None:
         "source": dict(classifier.source),
         "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
     }
-    _write(folder / ARRAYS, arrays)
-    _write(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+    write_whole(folder / ARRAYS, arrays)
+    write_json(folder / DESCRIPTION, description)
 
 
 def load_classifier(folder: Folder) -> SavedClassifier:
@@ -89,8 +91,8 @@ def load_classifier(folder: Folder) -> SavedClassifier:
     """
     description, arrays = _read(folder)
     try:
-        config = ClassifierConfig(**description["config"])
-    except (TypeError, ValueError) as error:
+        config = make_config(ClassifierConfig, description["config"])
+    except ValueError as error:
         raise ValueError(
             f"{pathlib.Path(folder) / DESCRIPTION} is of another version: {error}; train or import "
             "the classifier again"
@@ -154,19 +156,6 @@ def _read(folder: Folder) -> tuple[dict[str, Any], bytes]:
             "SHA-256 differs; train or import the classifier again"
         )
     return description, arrays
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    # By name, and not as a temporary file, which only its owner may read.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _named_leaves(params: Any, stats: Stats) -> dict[str, Any]:

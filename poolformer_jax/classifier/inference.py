@@ -1,94 +1,177 @@
-"""How well a classifier tells the clips of a split apart."""
+"""What a classifier makes of many clips: features and probabilities, and how often it is right."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int16, Int32, Int64
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Float, Float32, Int, Int16
 
-from poolformer_jax.classifier.log_mel import MelPadding, log_mel
-from poolformer_jax.classifier.network import ClassifierConfig, Stats, classify
+from poolformer_jax import sharding
+from poolformer_jax.classifier import batch_norm, log_mel
+from poolformer_jax.classifier.clips import LabelledClips
+from poolformer_jax.classifier.config import ClassifierConfig
+from poolformer_jax.classifier.network import Stats, classify
+
+# Raise it when code changes what a classifier makes of a clip by more than rounding, and no setting
+# in `front_end_hash` shows it: in the front end, in the network, or in how clips are read. Kept
+# references are then computed again.
+FEATURE_VERSION = 1
 
 _CLIPS_AT_ONCE = 128
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classification:
-    """Result on a set of clips.
+    """Clips as a classifier sees them.
 
     Attributes:
-      loss: Mean cross entropy in nats.
-      confusion: [k, k], clips by their class (rows) and what they were taken for (columns).
+      features: In front of the classifier's last layer.
+      log_probs: Of the classes, in nats.
+      labels: The clips' true classes, None if nobody knows; then so are accuracy, loss, confusion.
     """
 
-    loss: float
-    confusion: Int64[np.ndarray, "k k"]
+    features: Float32[np.ndarray, "b d"]
+    log_probs: Float32[np.ndarray, "b k"]
+    labels: Int[np.ndarray, " b"] | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Share of the clips that were taken for what they are."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
+    def predicted(self) -> Int[np.ndarray, " b"]:
+        """The likeliest class of each clip."""
+        return self.log_probs.argmax(axis=1)
 
-    def summary(self) -> dict[str, float | int]:
+    @property
+    def entropies(self) -> Float32[np.ndarray, " b"]:
+        """How unsure the classifier is of each clip, in nats."""
+        return -np.sum(np.exp(self.log_probs) * self.log_probs, axis=1)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the clips whose likeliest class is the true one."""
+        return None if self.labels is None else float(np.mean(self.predicted == self.labels))
+
+    @property
+    def loss(self) -> float | None:
+        """Mean cross entropy in nats."""
+        if self.labels is None:
+            return None
+        of_labels = self.log_probs[np.arange(len(self.labels)), self.labels]
+        return -float(np.mean(of_labels, dtype=np.float64))
+
+    def summary(self) -> dict[str, float | int | None]:
         """Accuracy, loss and number of clips."""
-        return {
-            "accuracy": self.accuracy,
-            "loss": self.loss,
-            "num_clips": int(self.confusion.sum()),
-        }
+        return {"accuracy": self.accuracy, "loss": self.loss, "num_clips": len(self.features)}
+
+    def counts(self) -> Int[np.ndarray, " k"]:
+        """Clips that are predicted to be of each class."""
+        return np.bincount(self.predicted, minlength=self.log_probs.shape[1])
+
+    def confusion(self) -> Int[np.ndarray, "k k"] | None:
+        """Clips by true (rows) and predicted class (columns)."""
+        if self.labels is None:
+            return None
+        num_classes = self.log_probs.shape[1]
+        pairs = self.labels * num_classes + self.predicted
+        return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def log_mels(
-    audio: Int16[np.ndarray, "b t"], *, padding: MelPadding
-) -> Float32[np.ndarray, "b 32 32"]:
-    """Computes the spectrograms of many clips, 4 kB each; see `log_mel`."""
-    compiled = jax.jit(functools.partial(log_mel, padding=padding))
-    parts = [
-        np.asarray(compiled(_filled(audio[first : first + _CLIPS_AT_ONCE])))
-        for first in range(0, len(audio), _CLIPS_AT_ONCE)
-    ]
-    return np.concatenate(parts)[: len(audio)]
-
-
-def make_classification(
+def classify_audio(
     config: ClassifierConfig,
-) -> Callable[
-    [Any, Stats, Float32[np.ndarray, "b 32 32"], Int32[np.ndarray, " b"]], Classification
-]:
-    """Builds the function (params, stats, mels, labels) -> Classification; it is compiled once."""
+    params: Any,
+    stats: Stats,
+    batches: Iterable[Float32[np.ndarray, "b t"] | Int16[np.ndarray, "b t"]],
+    *,
+    batch_size: int,
+    mesh: Mesh | None = None,
+    on_progress: Callable[[int], None] = lambda num_clips: None,
+) -> Classification:
+    """Classifies clips of unknown classes, batch by batch, with one program.
 
-    @jax.jit
-    def compiled(params: Any, stats: Stats, mels: jax.Array) -> jax.Array:
-        logits, _, _ = classify(config, params, stats, mels)
-        return logits
+    A batch is filled up with silence, which is thrown away, to the batch size, and that to a
+    multiple of the devices. A batch is read while the devices work on the one before.
 
-    def evaluate(
-        params: Any,
-        stats: Stats,
-        mels: Float32[np.ndarray, "b 32 32"],
-        labels: Int32[np.ndarray, " b"],
-    ) -> Classification:
-        logits = np.concatenate(
-            [
-                np.asarray(compiled(params, stats, _filled(mels[first : first + _CLIPS_AT_ONCE])))
-                for first in range(0, len(mels), _CLIPS_AT_ONCE)
-            ]
-        )[: len(mels)].astype(np.float64)
-        log_sum = np.logaddexp.reduce(logits, axis=1)
-        losses = log_sum - logits[np.arange(len(labels)), labels]
-        confusion = np.zeros((config.num_classes, config.num_classes), np.int64)
-        np.add.at(confusion, (labels, logits.argmax(1)), 1)
-        return Classification(loss=float(losses.mean()), confusion=confusion)
+    Args:
+      config: Architecture and front end.
+      params: Parameters; these and `stats` may be on the devices already.
+      stats: Running statistics.
+      batches: Audio of one length and type, see `log_mel`; at least one clip.
+      batch_size: Clips that are classified side by side, at least as many as any batch has.
+      mesh: Devices of this process that share each batch; None is the default device.
+      on_progress: Called with the number of clips that were classified since the last call.
+    """
+    everywhere = None if mesh is None else sharding.replicated(mesh)
+    by_rows = None if mesh is None else sharding.batch_sharding(mesh)
+    num_rows = batch_size if mesh is None else -(-batch_size // mesh.size) * mesh.size
+    params, stats = jax.device_put((params, stats), everywhere)
+    waiting: list[tuple[int, Any]] = []  # Batches that the devices were given, at most two.
+    results: list[tuple[np.ndarray, np.ndarray]] = []
 
-    return evaluate
+    def fetch() -> None:
+        num_clips, outputs = waiting.pop(0)
+        features, log_probs = jax.device_get(outputs)
+        results.append((features[:num_clips], log_probs[:num_clips]))
+        on_progress(num_clips)
+
+    for audio in batches:
+        filled = np.pad(audio, ((0, num_rows - len(audio)), (0, 0)))
+        rows = jax.device_put(filled, by_rows)
+        waiting.append((len(audio), _classify(config, mesh, params, stats, rows)))
+        if len(waiting) > 1:
+            fetch()
+    while waiting:
+        fetch()
+    features, log_probs = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    return Classification(features=features, log_probs=log_probs)
 
 
-def _filled(rows: np.ndarray) -> np.ndarray:
-    """The rows, and zeros up to the size that the program is compiled for."""
-    missing = _CLIPS_AT_ONCE - len(rows)
-    return np.pad(rows, ((0, missing), *[(0, 0)] * (rows.ndim - 1)))
+def classify_labelled(
+    config: ClassifierConfig,
+    params: Any,
+    stats: Stats,
+    clips: LabelledClips,
+    *,
+    mesh: Mesh | None = None,
+) -> Classification:
+    """Classifies clips of known classes, see `classify_audio`."""
+    batches = (
+        clips.audio[first : first + _CLIPS_AT_ONCE]
+        for first in range(0, len(clips), _CLIPS_AT_ONCE)
+    )
+    found = classify_audio(config, params, stats, batches, batch_size=_CLIPS_AT_ONCE, mesh=mesh)
+    return dataclasses.replace(found, labels=clips.labels)
+
+
+def front_end_hash(config: ClassifierConfig) -> str:
+    """SHA-256 of what decides the features besides the classifier's architecture and arrays."""
+    settings = {
+        "clip_length": log_mel.CLIP_LENGTH,
+        "batch_norm_epsilon": batch_norm.EPSILON,
+        "dynamic_range": log_mel.DYNAMIC_RANGE,
+        "feature_version": FEATURE_VERSION,
+        "filters": hashlib.sha256(log_mel.mel_filters().astype("<f4").tobytes()).hexdigest(),
+        "frame_length": log_mel.FRAME_LENGTH,
+        "hop": log_mel.HOP,
+        "mel_padding": config.mel_padding,
+        "min_power": log_mel.MIN_POWER,
+        "num_mels": log_mel.NUM_MELS,
+        "sample_rate": log_mel.SAMPLE_RATE,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def _classify(
+    config: ClassifierConfig, mesh: Mesh | None, params: Any, stats: Stats, audio: Array
+) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
+    front_end = functools.partial(log_mel.log_mel, padding=config.mel_padding)
+    mels = sharding.map_rows(mesh, front_end)(audio)
+    logits, features, _ = classify(config, params, stats, mels)
+    return features, jax.nn.log_softmax(logits)

@@ -7,7 +7,6 @@ SaShiMi uses them (Goel et al. 2022, arXiv:2202.09729).
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +14,17 @@ import numpy as np
 from jax import Array
 from jaxtyping import Complex64, Float, Int16
 
-MelPadding = Literal["reflect", "constant"]
-
-SAMPLE_RATE = 16_000  # Hz.
-CLIP_LENGTH = 16_000  # Samples.
-NUM_MELS = 32
-FRAME_LENGTH = 2048  # Samples.
-HOP = 512  # Samples.
-NUM_FRAMES = 1 + CLIP_LENGTH // HOP
-MIN_POWER = 1e-10
-DYNAMIC_RANGE = 80.0  # dB.
+from poolformer_jax.classifier.config import (
+    CLIP_LENGTH,
+    DYNAMIC_RANGE,
+    FRAME_LENGTH,
+    HOP,
+    MIN_POWER,
+    NUM_FRAMES,
+    NUM_MELS,
+    SAMPLE_RATE,
+    MelPadding,
+)
 
 
 def log_mel(
@@ -61,7 +61,7 @@ def frame_spectra(
     hops = x[:, : (NUM_FRAMES + overlap - 1) * HOP].reshape(x.shape[0], -1, HOP)
     frames = jnp.concatenate([hops[:, i : i + NUM_FRAMES] for i in range(overlap)], axis=-1)
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(FRAME_LENGTH) / FRAME_LENGTH)
-    return jnp.fft.rfft(frames * window.astype(np.float32), axis=-1)
+    return jnp.fft.rfft(frames * window.astype(np.float32)[None, None], axis=-1)
 
 
 def one_second(

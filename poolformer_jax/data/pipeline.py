@@ -10,8 +10,8 @@ import grain
 import numpy as np
 
 from poolformer_jax.audio.codec import encode, silence_code
-from poolformer_jax.data.builders.prepare import Source
 from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.source import Source
 
 Batch = dict[str, np.ndarray]
 """`tokens` int32 [b, t], padded with the code of silence, and `lengths` int32 [b], in samples; of a

@@ -1,1 +1,1 @@
-"""Evaluation: likelihood on a whole split, scores of generated clips, the report of a run."""
+"""Evaluation: likelihood of a split, scores of generated clips, intervals for both."""

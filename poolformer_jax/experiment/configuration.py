@@ -1,4 +1,4 @@
-"""Experiments: sections of configuration that fit together, and the named ones in `configs/`.
+"""Experiments: sections of configuration that fit together.
 
 ConfigDicts end here. Beyond, there are frozen data classes that have been validated.
 """
@@ -6,8 +6,6 @@ ConfigDicts end here. Beyond, there are frozen data classes that have been valid
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -16,14 +14,10 @@ from ml_collections import config_dict
 from poolformer_jax.audio.codec import NUM_CODES, silence_code
 from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
 from poolformer_jax.config_checks import config_values, make_config
-from poolformer_jax.data.config import NUM_CLASSES, DataConfig, LabelledDataConfig
+from poolformer_jax.data.config import DataConfig, LabelledDataConfig
 from poolformer_jax.models.config import SequenceModelConfig, check_length
-from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.registry import MODELS
 from poolformer_jax.training.config import TrainConfig
-
-_PACKAGE = pathlib.Path(__file__).parents[1]
-# In a wheel they are in the package, in a clone beside it.
-CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 T = TypeVar("T", bound="Sections")
 
@@ -48,7 +42,7 @@ class Experiment(Sections):
 
     TRAIN_COMMAND: ClassVar[str] = "python -m launch.train --config=configs/digits.py"
 
-    model: SequenceModelConfig = PoolformerConfig()
+    model: SequenceModelConfig = MODELS["poolformer"]()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
 
@@ -67,7 +61,7 @@ class Experiment(Sections):
                 raise ValueError(
                     f"model.{name} {value} does not fit data.codec {codec!r}; use {wanted}"
                 )
-        num_classes = NUM_CLASSES.get(self.data.name, 0)
+        num_classes = self.data.dataset.num_classes
         if self.model.num_classes not in (0, num_classes):
             raise ValueError(
                 f"model.num_classes {self.model.num_classes} does not fit data.name "
@@ -115,7 +109,7 @@ class ClassifierExperiment(Sections):
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self):
-        num_classes = NUM_CLASSES[self.data.name]
+        num_classes = self.data.dataset.num_classes
         if self.model.num_classes != num_classes:
             raise ValueError(
                 f"model.num_classes {self.model.num_classes} does not fit data.name "
@@ -131,31 +125,10 @@ def default_config(kind: type[Sections] = Experiment) -> config_dict.ConfigDict:
     return config_dict.ConfigDict(values).lock()
 
 
-def named_config(name: str) -> config_dict.ConfigDict:
-    """A configuration of `configs/` by the name of its file, with or without a clone.
-
-    Args:
-      name: Such as `digits`; what follows a colon is the argument of its `get_config`.
-
-    Raises:
-      ValueError: If there is none of that name; the message lists them.
-    """
-    stem, colon, argument = name.partition(":")
-    files = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for folder in CONFIG_FOLDERS
-        for path in sorted(folder.rglob("[!_]*.py"))
-    }
-    if stem not in files:
-        raise ValueError(f"there is no configuration {stem!r}; known: {', '.join(files)}")
-    spec = importlib.util.spec_from_file_location(f"_configs_{stem}", files[stem])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([argument] if colon else []))
-
-
-def make_experiment(config: Mapping[str, Any], kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
+def make_experiment(
+    config: Mapping[str, Any] | config_dict.ConfigDict,
+    kind: type[T] = Experiment,  # type: ignore[assignment]
+) -> T:
     """Validates a configuration, a nested mapping or ConfigDict; sections left out are default.
 
     Raises:

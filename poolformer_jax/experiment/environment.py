@@ -1,16 +1,24 @@
-"""What a run ran on: versions, commit, devices."""
+"""The start of a run: what it is and what it runs on is written down and said."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import pathlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 import poolformer_jax
+from poolformer_jax.experiment.configuration import Sections
+from poolformer_jax.experiment.workdir import write_experiment
+from poolformer_jax.files import write_json
+
+_LOG = logging.getLogger(__name__)
 
 _PACKAGES = (
     "jax",
@@ -22,6 +30,38 @@ _PACKAGES = (
     "tensorflow-datasets",
     "numpy",
 )
+
+
+def record_start(
+    workdir: pathlib.Path,
+    experiment: Sections,
+    *,
+    num_parameters: int,
+    clips: str,
+    mesh: Mesh,
+    changes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes config.json and environment.json; one process does, when nothing can fail any more.
+
+    Args:
+      workdir: Of the run.
+      experiment: What is run.
+      num_parameters: Of its model.
+      clips: How many clips there are, in words.
+      mesh: Devices.
+      changes: What `check_workdir` found changed since the last start.
+
+    Returns:
+      What environment.json holds.
+    """
+    environment = describe_environment(num_parameters)
+    write_experiment(workdir, experiment)
+    write_json(workdir / "environment.json", environment)
+    devices = f"{mesh.size} {environment['platform']} devices"
+    _LOG.info("%s parameters | %s | %s", f"{num_parameters:,}", clips, devices)
+    for change in changes:
+        _LOG.info("changed since the last start: %s", change)
+    return environment
 
 
 def describe_environment(num_parameters: int) -> dict[str, Any]:

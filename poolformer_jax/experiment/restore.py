@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -11,14 +12,15 @@ from jax.sharding import Mesh
 
 from poolformer_jax import sharding
 from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
 from poolformer_jax.training.sequence_objective import rank_likelihood
 
 
 def restore_params(
-    workdir: pathlib.Path,
-    experiment: Experiment,
-    mesh: Mesh,
+    workdir: str | os.PathLike[str],
+    experiment: Experiment | None = None,
+    mesh: Mesh | None = None,
     *,
     step: str = "best",
     weights: Weights = "ema",
@@ -27,8 +29,8 @@ def restore_params(
 
     Args:
       workdir: Of the run.
-      experiment: Whose model has these parameters.
-      mesh: Where they go.
+      experiment: Whose model has these parameters; that of the run if None.
+      mesh: Where they go; all devices if None.
       step: The number of a step, "latest", or "best": that with the fewest validation bits, the
         latest if none was evaluated.
       weights: The averaged parameters, or those that were trained.
@@ -40,8 +42,10 @@ def restore_params(
       FileNotFoundError: If the run has no such checkpoint; the message lists the complete ones.
       ValueError: If `step` is none of these.
     """
+    workdir = pathlib.Path(workdir)
     if step not in ("best", "latest") and not step.isdecimal():
         raise ValueError(f"step {step!r} is neither 'best' nor 'latest' nor the number of a step")
+    experiment, mesh = experiment or read_experiment(workdir), mesh or sharding.make_mesh()
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is missing: the run has no checkpoint yet")

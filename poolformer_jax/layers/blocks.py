@@ -189,12 +189,14 @@ def normalize(
     kind: NormKind, dtype: DTypeLike, x: Float[Array, "b t d"], *, name: str = "norm"
 ) -> Float[Array, "b t d"]:
     """Applies a normalisation over d inside a compact method; statistics in float32."""
+    wide = x.astype(jnp.float32)
     match kind:
         case "layer_norm":
             # The fast variance, E[x^2] - E[x]^2, cancels where the mean is large.
-            return nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)(x)
+            norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name=name)
+            return norm(wide).astype(dtype)
         case "rms_norm":
-            return nn.RMSNorm(epsilon=1e-6, dtype=dtype, name=name)(x)
+            return nn.RMSNorm(epsilon=1e-6, name=name)(wide).astype(dtype)
         case "none":
             return x
         case _:

@@ -102,5 +102,6 @@ class OutputHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        x = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, dtype=self.dtype, name="norm")(x)
+        norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name="norm")
+        x = norm(x.astype(jnp.float32)).astype(self.dtype)
         return nn.Dense(self.num_codes, dtype=self.dtype, name="projection")(x).astype(jnp.float32)

@@ -35,7 +35,9 @@ class BlockDiagonalLinear(nn.Module):
         n, i, o = self.num_blocks, x.shape[-1] // self.num_blocks, self.features // self.num_blocks
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (n, i, o))
         bias = self.param("bias", nn.initializers.lecun_normal(), (n, o))
-        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias.reshape(-1)))
+        x, kernel, bias = (
+            array.astype(self.dtype) for array in (x, kernel, bias.reshape(1, 1, -1))
+        )
         b, t, _ = x.shape
         if t == 1:
             # With the blocks in front XLA runs this as one batched product, without transposing

@@ -1,4 +1,4 @@
-"""The linear recurrent unit (LRU): the RG-LRU without its gates."""
+"""The linear recurrent unit (LRU), complex and real."""
 
 from __future__ import annotations
 
@@ -9,24 +9,40 @@ from jax import Array
 from jaxtyping import Float
 
 from poolformer_jax.layers.config import ExecutionConfig, LRUConfig
-from poolformer_jax.layers.rg_lru import init_decay
 from poolformer_jax.ops.recurrence import normalized_recurrence, zero_state
 from poolformer_jax.ops.scan import choose_implementation
 from poolformer_jax.typing import RealOrPlanes
 
+MIN_RADIUS, MAX_RADIUS = 0.9, 0.99
+
+
+def init_decay(key: Array, shape: tuple[int, ...]) -> Float[Array, " c"]:
+    """Draws Lambda so that exp(-softplus(Lambda)) is uniform in area between two radii.
+
+    With m^2 ~ U[0.9^2, 0.99^2], Lambda = softplus^-1(-log m) = log(1/m - 1).
+
+    Source: Orvieto et al. 2023, arXiv:2303.06349, lemma 3.2.
+    """
+    m = jnp.sqrt(jax.random.uniform(key, shape, minval=MIN_RADIUS**2, maxval=MAX_RADIUS**2))
+    return jnp.log(1.0 / m - 1.0)
+
 
 class LRU(nn.Module):
-    """Diagonal recurrence between two projections, with one decay and phase for all steps.
+    """Diagonal recurrence between two projections; one decay and phase serve all steps.
 
-        |a| = exp(-softplus(Lambda)),   h_t = a h_{t-1} + sqrt(1 - |a|^2) u_t
+        u = x W_in + b_in
+        log|a| = -softplus(Lambda),   phase = theta
+        h_t = a h_{t-1} + sqrt(1 - |a|^2) u_t
+        out = [Re h, Im h] W_out + b_out
 
-    u_t, the planes and the projections are those of the `RGLRU`, which this becomes the ablation
-    of when its gates are taken away: i_t = 1, and r_t = 1 without the exponent 8, so that |a|
-    starts between the two radii that Lambda is drawn for. Orvieto et al. have exp(-exp(nu)) in
-    place of the softplus, a learnt normalisation, and a direct path D x.
+    u's first half is the real plane, its second the imaginary one. The recurrence runs in float32
+    whatever the activations' type. It is the `RGLRU` without its gates: i_t = 1, and r_t = 1
+    without the exponent 8, so that |a| starts between the two radii that Lambda is drawn for.
+    Orvieto et al. have exp(-exp(nu)) in place of the softplus, a learnt normalisation, and a direct
+    path D x.
 
     Attributes:
-      config: Width and constants.
+      config: Widths and constants.
       execution: Type of the activations, implementation of the recurrence.
 
     Source: Orvieto et al. 2023, arXiv:2303.06349, section 3; Gallo Fernandez 2025,
@@ -40,27 +56,42 @@ class LRU(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], state: RealOrPlanes
     ) -> tuple[Float[Array, "b t d"], RealOrPlanes]:
-        config, execution, channels = self.config, self.execution, self.config.num_channels
-        u = nn.Dense(config.recurrent_width, dtype=execution.dtype, name="input_projection")(x)
-
-        def at_every_step(value: Float[Array, " c"]) -> Float[Array, "b t c"]:
-            return jnp.broadcast_to(value, (*x.shape[:2], channels))
-
-        decay = self.param("decay", init_decay, (channels,))
-        phase = None
-        if config.complex:
-            theta = self.param("theta", nn.initializers.uniform(config.max_phase), (channels,))
-            phase = at_every_step(theta)
-        features, h_last = normalized_recurrence(
-            u.astype(jnp.float32),
-            at_every_step(-jax.nn.softplus(decay)),
+        execution = self.execution
+        project = nn.Dense(
+            self.config.recurrent_width, dtype=execution.dtype, name="input_projection"
+        )
+        u = project(x).astype(jnp.float32)
+        log_a, phase, gate = self.coefficients(u)
+        features, last = normalized_recurrence(
+            u,
+            log_a,
             phase=phase,
-            gate=None,
+            gate=gate,
             h0=state,
             implementation=choose_implementation(execution.scan, execution.platform),
         )
         project = nn.Dense(x.shape[-1], dtype=execution.dtype, name="output_projection")
-        return project(features), h_last
+        return project(features), last
+
+    def coefficients(
+        self, u: Float[Array, "b t e"]
+    ) -> tuple[Float[Array, "b t c"], Float[Array, "b t c"] | None, Float[Array, "b t c"] | None]:
+        """Returns log|a|, the phase if complex, and the input gate if there is one."""
+        decay, theta = self.decay_and_theta()
+
+        def at_every_step(value: Float[Array, " c"]) -> Float[Array, "b t c"]:
+            return jnp.broadcast_to(value, (*u.shape[:2], self.config.num_channels))
+
+        phase = None if theta is None else at_every_step(theta)
+        return at_every_step(-jax.nn.softplus(decay)), phase, None
+
+    def decay_and_theta(self) -> tuple[Float[Array, " c"], Float[Array, " c"] | None]:
+        """The parameters Lambda and, if complex, theta."""
+        config, shape = self.config, (self.config.num_channels,)
+        decay = self.param("decay", init_decay, shape)
+        if not config.complex:
+            return decay, None
+        return decay, self.param("theta", nn.initializers.uniform(config.max_phase), shape)
 
     @nn.nowrap
     def init_state(self, batch: int) -> RealOrPlanes:

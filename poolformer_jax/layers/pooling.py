@@ -51,11 +51,11 @@ class DownPool(nn.Module):
             # Clips and windows are one axis: otherwise, with one clip a device, XLA sums the taps'
             # gradient over devices before it sums it over time, and moves l times the bytes.
             windows = x.reshape(-1, self.factor, d)
-            y = jnp.sum(windows * kernel[:, 0], axis=1)
-            return y.reshape(b, t // self.factor, d) + bias
+            y = jnp.sum(windows * kernel[None, :, 0], axis=1)
+            return y.reshape(b, t // self.factor, d) + bias[None, None]
         windows = x.reshape(b, t // self.factor, self.factor, self.groups, d // self.groups)
         y = jnp.einsum("blfgi,figo->blgo", windows, _split_groups(kernel, self.groups))
-        return y.reshape(b, t // self.factor, self.features) + bias
+        return y.reshape(b, t // self.factor, self.features) + bias[None, None]
 
     def step(
         self, x: Float[Array, "b d"], partial: Float[Array, "b o"], phase: Int[Array, ""]
@@ -116,11 +116,11 @@ class UpPool(nn.Module):
         b, length, i = y.shape
         steps = jnp.concatenate([last[:, None].astype(y.dtype), y], axis=1)
         if self.groups == self.in_features == self.features:
-            fine = steps.reshape(-1, 1, i) * kernel[:, 0]  # One axis, as in the down-pool.
+            fine = steps.reshape(-1, 1, i) * kernel[None, :, 0]  # One axis, as in the down-pool.
         else:
             grouped = steps.reshape(b, length + 1, self.groups, i // self.groups)
             fine = jnp.einsum("blgi,figo->blfgo", grouped, _split_groups(kernel, self.groups))
-        fine = fine.reshape(b, (length + 1) * self.factor, self.features) + bias
+        fine = fine.reshape(b, (length + 1) * self.factor, self.features) + bias[None, None]
         # Output 0 of `last` was delivered with the step that completed it.
         u = fine[:, 1 : 1 + length * self.factor]
         silent = ~started & (jnp.arange(length * self.factor) < self.factor - 1)
@@ -135,7 +135,7 @@ class UpPool(nn.Module):
         """
         kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
         tap = jax.lax.dynamic_index_in_dim(kernel, (phase + 1) % self.factor, keepdims=False)
-        u = _apply_tap(last.astype(self.dtype), tap, self.groups) + bias
+        u = _apply_tap(last.astype(self.dtype), tap, self.groups) + bias[None]
         return jnp.where(started, u, jnp.zeros_like(u))
 
 
@@ -146,7 +146,7 @@ def _split_groups(kernel: Float[Array, "f i o"], groups: int) -> Float[Array, "f
 def _apply_tap(x: Float[Array, "b d"], tap: Float[Array, "i o"], groups: int) -> Array:
     b, d = x.shape
     if groups == d == tap.shape[1]:
-        return x * tap[0]
+        return x * tap
     grouped = x.reshape(b, groups, d // groups)
     y = jnp.einsum("bgi,igo->bgo", grouped, tap.reshape(tap.shape[0], groups, -1))
     return y.reshape(b, tap.shape[1])

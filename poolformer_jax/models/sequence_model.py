@@ -7,6 +7,7 @@ To add a model: a package beside `poolformer/`, a configuration class, and its e
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key
 
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 
 Params = Any
 """A nested dict of float32 arrays."""
@@ -24,13 +25,11 @@ State = Any
 
 
 @runtime_checkable
-class SequenceModel(Protocol):
+class SequenceModel(Hashable, Protocol):
     """p(x_t | x_0 ... x_{t-1}) of sequences of codes.
 
     Models of equal configurations are equal, with equal hashes: they share their compiled programs.
     """
-
-    def __hash__(self) -> int: ...
 
     @property
     def num_codes(self) -> int:

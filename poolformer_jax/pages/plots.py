@@ -1,4 +1,7 @@
-"""The pictures of the pages: loss, likelihood over the position, classes, a clip's spectrum."""
+"""Plots for pages and notebooks: loss, bits over the position, classes, a clip's spectrogram.
+
+They are transparent, in colours for a light as well as for a dark page.
+"""
 
 from __future__ import annotations
 
@@ -15,47 +18,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Transform
 
-from poolformer_jax.pages.run_files import Clip, Run, as_number
+from poolformer_jax.pages.run_files import Clip, Run, read_numbers
 
-# Greys and hues that keep a contrast of at least 3 on white as well as on near-black: the pictures
-# are transparent and stand on the page's background, whichever it is.
+# Greys and hues that keep a contrast of at least 3 on white as well as on near-black.
 _INK = "#7b828d"
 _BLUE = "#3f83f0"
 _ORANGE = "#e0761f"
 _REAL = "#1f9a75"
 
+_DASHED: dict[str, Any] = {"linewidth": 1, "linestyle": (0, (2, 3))}
+
 
 def plot_loss(run: Run) -> Figure:
     """Bits per sample over steps: training with its running mean, and validation."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _wide_figure(3.6)
     uniform = math.log2(run.config.get("model", {}).get("num_codes", 256))
-    levels = [uniform]
-    axes.axhline(uniform, color=_INK, linewidth=1, linestyle=(0, (2, 3)))
+    axes.axhline(uniform, color=_INK, **_DASHED)
     _label_line(axes, (1.0, uniform), f"uniform, {uniform:.1f}", axes.get_yaxis_transform())
-    if run.training:
-        steps = np.array([record["step"] for record in run.training])
-        bits = np.array([as_number(record["bits_per_sample"]) for record in run.training])
+    levels = [uniform]
+    for records, is_training in ((run.training, True), (run.validation, False)):
+        if not records:
+            continue
+        steps, bits = (read_numbers(records, key) for key in ("step", "bits_per_sample"))
+        levels += bits[np.isfinite(bits)].tolist()
+        if not is_training:
+            axes.plot(steps, bits, "o-", color=_ORANGE, lw=1.6, ms=4.5, label="validation")
+            continue
+        axes.plot(steps, bits, color=_BLUE, alpha=0.4, lw=0.8, label="training, each step")
         window = max(1, min(100, len(bits) // 40))
-        axes.plot(steps, bits, color=_BLUE, alpha=0.4, linewidth=0.8, label="training, each step")
         if window > 1:
             mean = running_mean(bits, window)
             label = f"training, mean of {window} steps"
-            axes.plot(steps, mean, color=_BLUE, linewidth=1.8, label=label)
-        levels += bits[np.isfinite(bits)].tolist()
-    if run.validation:
-        steps = np.array([record["step"] for record in run.validation])
-        bits = np.array([as_number(record["bits_per_sample"]) for record in run.validation])
-        axes.plot(
-            steps,
-            bits,
-            color=_ORANGE,
-            linewidth=1.6,
-            marker="o",
-            markersize=4.5,
-            label="validation",
-        )
-        levels += bits[np.isfinite(bits)].tolist()
+            axes.plot(steps, mean, color=_BLUE, lw=1.8, label=label)
     # A spike of a diverging step must not squeeze the curve to a line: the top is the uniform
     # loss, or the 98th percentile where most of the run lies above it.
     top = max(uniform, float(np.percentile(levels, 98)))
@@ -64,42 +58,31 @@ def plot_loss(run: Run) -> Figure:
     axes.set_ylim(bottom - margin, top + margin)
     axes.set_xlabel("training step")
     axes.set_ylabel("bits per sample")
-    axes.margins(x=0.015)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
-    _style_axes(axes)
-    axes.legend(
-        frameon=False,
-        labelcolor=_INK,
-        fontsize=9,
-        loc="upper center",
-        ncols=3,
-        bbox_to_anchor=(0.5, 1.14),
-    )
+    _add_legend(axes, columns=3)
     return figure
 
 
-def plot_context(likelihood: Mapping[str, Any], *, num_codes: int) -> Figure:
+def plot_context(likelihood: Mapping[str, Any], *, num_codes: int = 256) -> Figure:
     """Bits per sample over the position in the clip.
 
     Args:
-      likelihood: What likelihood_<split>.json says.
+      likelihood: The content of likelihood_<split>.json.
       num_codes: Size of the model's vocabulary.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _wide_figure(3.2)
     curve = likelihood["curve"]
     # A logarithmic axis has no 0: the first sample is number 1.
     numbers = 1 + np.array(curve["edges"])
     axes.stairs(curve["bits_per_sample"], numbers, color=_BLUE, linewidth=1.8, baseline=None)
     mean = likelihood["bits_per_sample"]
-    axes.axhline(mean, color=_INK, linewidth=1, linestyle=(0, (2, 3)))
+    axes.axhline(mean, color=_INK, **_DASHED)
     start = (0.0, mean)
     _label_line(axes, start, f"mean, {mean:.3f}", axes.get_yaxis_transform(), at="upper right")
     trained = likelihood.get("training_length", math.inf)
     if trained < numbers[-1] - 1:
-        axes.axvline(1 + trained, color=_ORANGE, linewidth=1, linestyle=(0, (2, 3)))
+        axes.axvline(1 + trained, color=_ORANGE, **_DASHED)
         end = (1.0 + trained, 1.0)
         _label_line(axes, end, "training length", axes.get_xaxis_transform(), color=_ORANGE)
     # The first samples, without context, may cost more than chance; they must not squeeze the rest.
@@ -110,8 +93,6 @@ def plot_context(likelihood: Mapping[str, Any], *, num_codes: int) -> Figure:
     axes.xaxis.set_major_formatter(lambda number, _: f"{number:,.0f}")
     axes.set_xlabel("number of the sample in its clip")
     axes.set_ylabel("bits per sample")
-    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
-    _style_axes(axes)
     return figure
 
 
@@ -121,9 +102,7 @@ def plot_clip(clip: Clip) -> Figure:
     wave_axes, frequency_axes = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
     signal = clip.pcm.astype(np.float64) / 2**15
     seconds = np.arange(len(signal)) / clip.sample_rate
-    duration = len(signal) / clip.sample_rate
-    color = _REAL if clip.is_real else _BLUE
-    wave_axes.plot(seconds, signal, color=color, linewidth=0.5)
+    wave_axes.plot(seconds, signal, color=_REAL if clip.is_real else _BLUE, linewidth=0.5)
     peak = max(float(np.abs(signal).max(initial=0.0)), 1e-3) * 1.1
     wave_axes.set_ylim(-peak, peak)
     wave_axes.set_ylabel("amplitude", fontsize=10)
@@ -138,7 +117,7 @@ def plot_clip(clip: Clip) -> Figure:
         vmax=0.0,
         interpolation="bilinear",
     )
-    frequency_axes.set_xlim(0.0, max(duration, 1e-3))
+    frequency_axes.set_xlim(0.0, max(clip.seconds, 1e-3))
     frequency_axes.set_ylabel("frequency (Hz)", fontsize=10)
     frequency_axes.set_xlabel("time (s)", fontsize=10)
     for axes in (wave_axes, frequency_axes):
@@ -159,8 +138,7 @@ def plot_classes(
       shares: From a set's title to the share of each class; at most four sets.
       expected: Of the reference.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _wide_figure(3.2)
     places = np.arange(len(class_names))
     width = 0.8 / len(shares)
     for i, (title, share) in enumerate(shares.items()):
@@ -172,18 +150,8 @@ def plot_classes(
     )
     axes.set_xticks(places, class_names)
     axes.set_ylabel("share of the clips (%)")
-    axes.margins(x=0.015)
-    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
     axes.set_axisbelow(True)
-    _style_axes(axes)
-    axes.legend(
-        frameon=False,
-        labelcolor=_INK,
-        fontsize=9,
-        loc="upper center",
-        ncols=len(shares) + 1,
-        bbox_to_anchor=(0.5, 1.16),
-    )
+    _add_legend(axes, columns=len(shares) + 1)
     return figure
 
 
@@ -254,6 +222,22 @@ def spectrogram_db(
     start, end = (times[[0, -1]] - half / sample_rate).tolist()
     margin = 0.5 * hop / sample_rate
     return decibels, (start - margin, end + margin, 0.0, float(frequencies[-1]))
+
+
+def _wide_figure(height: float) -> tuple[Figure, Axes]:
+    """As wide as a page; height in inches."""
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.margins(x=0.015)
+    axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
+    _style_axes(axes)
+    return figure, axes
+
+
+def _add_legend(axes: Axes, *, columns: int) -> None:
+    """Above the axes."""
+    style: dict[str, Any] = {"frameon": False, "labelcolor": _INK, "fontsize": 9}
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, **style)
 
 
 def _label_line(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float, Int16
 
-from poolformer_jax.audio.wav import read_wav
+from poolformer_jax.audio.wav import format_wav, read_wav
 
 MAX_CLIPS = 12
 """Generated clips that are read, and as many real ones: a page must stay small enough to open."""
@@ -21,21 +20,29 @@ MAX_CLIPS = 12
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A WAV file of the run.
+    """A clip to look at and listen to.
 
     Attributes:
-      name: File name without its ending.
-      is_real: Whether it is a recording from the data set (its name starts with `real_`).
-      encoded: The file's bytes.
+      name: Such as that of its file without the ending.
       pcm: Its samples.
       sample_rate: In Hz.
+      is_real: Whether it is a recording, and not generated.
     """
 
     name: str
-    is_real: bool
-    encoded: bytes
     pcm: Int16[np.ndarray, " t"]
-    sample_rate: int
+    sample_rate: int = 16_000
+    is_real: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.pcm) / self.sample_rate
+
+    @property
+    def encoded(self) -> bytes:
+        """The content of its WAV file."""
+        return format_wav(self.pcm, self.sample_rate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +77,8 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         raise FileNotFoundError(
             f"work directory {workdir} does not exist; make it with: {train_command(workdir)}"
         )
-    metrics = _read_metrics(workdir)
-    likelihood_path = workdir / "likelihood_test.json"
+    metrics = _read_metrics(workdir / "metrics.jsonl")
+    likelihood = workdir / "likelihood_test.json"
     generated, real = (
         sorted((workdir / "samples").glob(f"{kind}_*.wav")) for kind in ("sample", "real")
     )
@@ -81,19 +88,41 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         environment=_read_json(workdir / "environment.json"),
         training=_by_step(metrics, "train"),
         validation=_by_step(metrics, "validation"),
-        likelihood=_read_json(likelihood_path) if likelihood_path.exists() else None,
-        clips=[clip for paths in (generated, real) for clip in map(read_clip, paths[:MAX_CLIPS])],
+        likelihood=_read_json(likelihood) if likelihood.exists() else None,
+        clips=[read_clip(path) for path in (*generated[:MAX_CLIPS], *real[:MAX_CLIPS])],
         num_generated=len(generated),
     )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_clip(path: pathlib.Path) -> Clip:
+    """Reads a WAV file of a run; recordings have names that begin with `real_`."""
+    pcm, sample_rate = read_wav(path)
+    is_real = path.name.startswith("real_")
+    return Clip(name=path.stem, pcm=pcm, sample_rate=sample_rate, is_real=is_real)
+
+
+def read_numbers(records: Sequence[dict[str, Any]], key: str) -> Float[np.ndarray, " n"]:
+    """One metric of those records that have it; NaN for the null of a loss that was not finite."""
+    values = [record[key] for record in records if key in record]
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def train_command(workdir: pathlib.Path) -> str:
+    """The command that makes a work directory."""
+    return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
+
+
+def _read_text(path: pathlib.Path) -> str:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; it is written by: {train_command(path.parent)}"
         )
+    return path.read_text(encoding="utf-8")
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
     if not isinstance(content, dict):
@@ -101,13 +130,8 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; it is written by: {train_command(workdir)}"
-        )
-    lines = path.read_text(encoding="utf-8").splitlines()
+def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    lines = _read_text(path).splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -131,25 +155,3 @@ def _by_step(records: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any
         if record.get("kind") == kind and "step" in record
     }
     return [steps[step] for step in sorted(steps)]
-
-
-def read_clip(path: pathlib.Path) -> Clip:
-    """Reads a WAV file of a run."""
-    pcm, sample_rate = read_wav(path)
-    return Clip(
-        name=path.stem,
-        is_real=path.name.startswith("real_"),
-        encoded=path.read_bytes(),
-        pcm=pcm,
-        sample_rate=sample_rate,
-    )
-
-
-def train_command(workdir: pathlib.Path) -> str:
-    """The command that makes a work directory."""
-    return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
-
-
-def as_number(value: float | None) -> float:
-    """Writers of strict JSON put null where a loss was not finite."""
-    return math.nan if value is None else float(value)

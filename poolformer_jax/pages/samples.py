@@ -1,4 +1,4 @@
-"""One HTML page about a folder of generated clips: players, spectrograms, likelihoods."""
+"""One page about a folder of generated clips: players, spectrograms, likelihoods."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def write_sample_page(
     numbers = [
         (f"{len(rows):,}", "clips"),
         (f"{bits.mean():.3f}", "bits per drawn sample, mean"),
-        (f"{bits.min():.3f} to {bits.max():.3f}", "likeliest to least likely clip"),
+        (f"{bits.min():.3f} to {bits.max():.3f}", "most to least likely clip"),
     ]
     heading, spread = "All clips", ""
     if len(shown) < len(rows):
         heading, spread = f"{len(shown)} of {len(rows):,} clips", ", evenly spread"
     remark = page.caption(
-        f"From the least likely to the likeliest under the model that drew them{spread}; bits are "
-        "the mean over a clip's drawn samples."
+        f"From the least likely to the most likely under the model that drew them{spread}; bits "
+        "are the mean over a clip's drawn samples."
     )
     clips = [read_clip(clip_path(folder, row.clip)) for row in shown]
     notes = [_describe(row) for row in shown]
@@ -66,7 +66,7 @@ def write_sample_page(
 
 def _cards(clips: Sequence[Clip], notes: Sequence[str] | None = None) -> str:
     inline = all(len(clip.encoded) <= _MAX_INLINE_BYTES for clip in clips)
-    return page.clip_cards(clips, notes, inline=inline)
+    return page.players(clips, notes, inline=inline)
 
 
 def _describe(row: SampleRow) -> str:

@@ -1,34 +1,21 @@
-"""One HTML page about the scores of generated clips: tables, classes, clips to listen to."""
+"""One page about the scores of generated clips: tables, classes, clips to listen to."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
-from poolformer_jax.audio.wav import format_wav
+from poolformer_jax.audio.codec import to_pcm
 from poolformer_jax.classifier.log_mel import CLIP_LENGTH, SAMPLE_RATE
-from poolformer_jax.evals.samples.generated import GeneratedClips
 from poolformer_jax.evals.samples.wav_folder import read_clips
-from poolformer_jax.evals.scores.published import (
-    PUBLISHED_NUM_CLIPS,
-    PUBLISHED_SC09,
-    PUBLISHED_SOURCES,
-)
-from poolformer_jax.evals.scores.reference import ReferenceStatistics
-from poolformer_jax.evals.scores.scoring import ScoredSet
-from poolformer_jax.evals.scores.table import (
-    COLUMNS,
-    HEADER,
-    PUBLISHED_HEADER,
-    format_score,
-    published_row,
-    score_row,
-)
+from poolformer_jax.evals.scores.metrics import SampleMetrics
+from poolformer_jax.evals.scores.scoring import Scores
+from poolformer_jax.evals.scores.table import COLUMNS, HEADER, format_score, score_row
 from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.plots import plot_classes, plot_confusion
@@ -38,57 +25,57 @@ PAGE_FILE = "index.html"
 CLIPS_PER_GROUP = 4
 """Players in each of the three groups: each takes about 0.2 MB."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MetricsPage:
-    """What the page shows.
-
-    Attributes:
-      samples: The generated clips.
-      sets: All scored sets; the first is of all generated clips.
-      warnings: What a reader must not overlook.
-      reference: What the clips were compared with.
-      class_names: Names of the classes.
-      about: How the scores were made, as the JSON file says it.
-    """
-
-    samples: GeneratedClips
-    sets: Sequence[ScoredSet]
-    warnings: Sequence[str]
-    reference: ReferenceStatistics
-    class_names: Sequence[str]
-    about: Mapping[str, Any]
-
-    @property
-    def is_published_protocol(self) -> bool:
-        """Whether the scores may stand beside the published ones of SC09."""
-        reference, classifier = self.about["reference"], self.about["classifier"]
-        return (
-            (reference["data"], reference["partial"], reference["split"])
-            == ("sc09", False, "train")
-            and (classifier["kind"], classifier["mel_padding"]) == ("resnext29_8x64d", "reflect")
-            and "imported_from" in classifier["source"]
-            and self.sets[0].metrics.num_samples == PUBLISHED_NUM_CLIPS
-        )
+PUBLISHED_HEADER = ("", "parameters", "bits ↓", "FID ↓", "IS-S4 ↑", "mIS ↑", "AM ↓")
+PUBLISHED_SC09 = (
+    ("real, train", "–", "–", "0.00", "8.56", "292.5", "0.16"),
+    ("real, test", "–", "–", "0.02", "8.33", "257.6", "0.19"),
+    ("Poolformer", "7.3M", "1.854", "0.46", "6.46", "–", "–"),
+    ("Mamba", "24.3M", "1.860", "0.67", "7.33", "144.9", "0.36"),
+    ("Mamba", "6.1M", "1.852", "0.94", "6.26", "88.54", "0.52"),
+    ("DiffWave + SaShiMi", "23.0M", "–", "1.42", "5.94", "69.17", "0.59"),
+    ("SaShiMi", "5.8M", "1.873", "1.99", "5.13", "42.57", "0.74"),
+    ("WaveNet", "4.2M", "1.925", "5.08", "2.27", "5.80", "1.47"),
+    ("SampleRNN", "35.0M", "2.042", "8.96", "1.71", "3.02", "1.76"),
+)
+"""By FID. Poolformer: Gallo Fernandez 2025, arXiv:2510.02206, the baseline; the others as in Gu &
+Dao 2023, arXiv:2312.00752, table 4."""
+PUBLISHED_NUM_CLIPS = 10_240
+"""Generated clips, before any are filtered."""
+_PUBLISHED_SOURCES = (
+    "Poolformer: arXiv:2510.02206; all others: arXiv:2312.00752, table 4. All are of SC09, "
+    "with the classifier published with SaShiMi (arXiv:2202.09729) and its training clips as the "
+    "reference; their IS is IS-S4, and SaShiMi's scores are of clips filtered by likelihood."
+)
 
 
-def write_metrics_page(folder: pathlib.Path, content: MetricsPage) -> pathlib.Path:
+def write_metrics_page(folder: pathlib.Path, scores: Scores) -> pathlib.Path:
     """Writes `index.html` into a folder, and returns its path."""
     sections = [
-        page.tiles(_headline(content)),
-        *map(page.warning, content.warnings),
-        page.section("Scores", _scores(content)),
-        page.section("Published on SC09", _published(content.is_published_protocol)),
-        page.section("Are all classes generated?", _classes(content)),
-        page.section("Predicted and true classes", _confusions(content)),
-        page.section("Listen", _clips(content)),
-        page.section("Made with", page.table(_facts(content.about))),
+        page.tiles(_headline(scores)),
+        *map(page.warning, scores.warnings),
+        page.section("Scores", _scores(scores)),
+        page.section("Published on SC09", _published(is_published_protocol(scores))),
+        page.section("Are all classes generated?", _classes(scores)),
+        page.section("Predicted and true classes", _confusions(scores)),
+        page.section("Listen", _clips(scores)),
+        page.section("Made with", page.table(_facts(scores.about))),
     ]
     path = folder / PAGE_FILE
-    reference = content.about["reference"]
+    reference = scores.about["reference"]
     title = f"Generated clips against {reference['data']}:{reference['split']}"
     write_whole(path, page.document(title, sections))
     return path
+
+
+def is_published_protocol(scores: Scores) -> bool:
+    """Whether the scores may stand beside the published ones of SC09."""
+    reference, classifier = scores.about["reference"], scores.about["classifier"]
+    return (
+        (reference["data"], reference["partial"], reference["split"]) == ("sc09", False, "train")
+        and (classifier["kind"], classifier["mel_padding"]) == ("resnext29_8x64d", "reflect")
+        and "imported_from" in classifier["source"]
+        and scores.sets[0].metrics.num_clips == PUBLISHED_NUM_CLIPS
+    )
 
 
 def choose_clips(goodness: Float[np.ndarray, " b"]) -> tuple[list[int], list[int], list[int]]:
@@ -99,127 +86,118 @@ def choose_clips(goodness: Float[np.ndarray, " b"]) -> tuple[list[int], list[int
     return order[:size], order[middle : middle + size], order[-size:]
 
 
-def _headline(content: MetricsPage) -> list[tuple[str, str]]:
-    generated, *others = content.sets
+def _headline(scores: Scores) -> list[tuple[str, str]]:
+    generated, *others = scores.sets
     real = next((scored for scored in others if scored.name.startswith("real_")), None)
     tiles = []
     for field, heading in COLUMNS.items():
-        label = heading
-        if real is not None:
-            label += f" · {real.title}: {format_score(_plain(real, field))}"
-        tiles.append((format_score(_plain(generated, field)), label))
+        beside = "" if real is None else f" · {real.title}: {_plain(real.metrics, field)}"
+        tiles.append((_plain(generated.metrics, field), heading + beside))
     counts = generated.clips.counts()
     tiles.append((f"{np.count_nonzero(counts)} of {len(counts)}", "classes are predicted"))
     tiles.append((f"{len(generated.clips.names):,}", "generated clips"))
     return tiles
 
 
-def _plain(scored: ScoredSet, field: str) -> Any:
-    return dataclasses.replace(getattr(scored.metrics, field), interval=None)
+def _plain(metrics: SampleMetrics, field: str) -> str:
+    return format_score(dataclasses.replace(getattr(metrics, field), interval=None))
 
 
-def _scores(content: MetricsPage) -> str:
-    interval = content.sets[0].metrics.fid.interval
+def _scores(scores: Scores) -> str:
+    interval = scores.sets[0].metrics.fid.interval
     spread = (
         "No intervals were computed."
         if interval is None
-        else f"± is half of a {interval.confidence:.0%} bootstrap interval over the clips of the "
-        f"row ({interval.resamples} resamples): how the score would move with other clips of the "
-        "same kind and number."
+        else f"± is half the width of a {interval.confidence:.0%} bootstrap interval over the "
+        f"clips of the row ({interval.resamples} resamples): how much the score would vary with "
+        "other clips of the same kind and number."
     )
-    text = (
-        f"Arrows point to where a score is better. {spread} FID and NDB depend on the number of "
-        "clips. IS is the standard inception score; IS-S4 what the S4 code computes under that "
-        "name. AM is in nats, NDB the share of the cells of feature space that are filled "
-        "differently from the reference."
+    rows = [score_row(scored) for scored in scores.sets]
+    return page.table(rows, header=HEADER, numeric=True) + page.caption(
+        f"Arrows show which way is better. {spread} FID and NDB depend on the number of clips. IS "
+        "is the standard inception score; IS-S4 is what the S4 code computes under that name. AM "
+        "is in nats. NDB is the share of the cells of feature space that are filled differently "
+        "from the reference."
     )
-    rows = [score_row(scored) for scored in content.sets]
-    return page.table(rows, header=HEADER, numeric=True) + page.caption(text)
 
 
-def _published(apply: bool) -> str:
-    rows = [published_row(scores) for scores in PUBLISHED_SC09]
-    table = page.table(rows, header=PUBLISHED_HEADER, numeric=True)
-    if apply:
+def _published(comparable: bool) -> str:
+    table = page.table(PUBLISHED_SC09, header=PUBLISHED_HEADER, numeric=True)
+    if comparable:
         return table + page.caption(
-            f"{PUBLISHED_SOURCES} They are of {PUBLISHED_NUM_CLIPS:,} generated clips, as many as "
-            "above."
+            f"Of {PUBLISHED_NUM_CLIPS:,} generated clips, as many as above. {_PUBLISHED_SOURCES}"
         )
     return page.muted(table) + page.caption(
-        "For orientation only, and no comparison: the scores above are of another data set, "
-        "another classifier or its other spectrograms, or not of "
-        f"{PUBLISHED_NUM_CLIPS:,} generated clips. {PUBLISHED_SOURCES}"
+        "For orientation only: the scores above cannot be compared with these, because they are of "
+        "another data set, another classifier or other spectrograms, or not of "
+        f"{PUBLISHED_NUM_CLIPS:,} generated clips. {_PUBLISHED_SOURCES}"
     )
 
 
-def _classes(content: MetricsPage) -> str:
-    shown = [scored for scored in content.sets if scored.name.startswith("samples")]
+def _classes(scores: Scores) -> str:
     shares = {}
-    for scored in shown:
-        counts = scored.clips.counts()
-        shares[scored.title] = counts / counts.sum()
-    counts = content.sets[0].clips.counts()
-    missing = [name for name, count in zip(content.class_names, counts, strict=True) if not count]
+    for scored in scores.sets:
+        if scored.name.startswith("samples"):
+            shares[scored.title] = scored.clips.counts() / len(scored.clips.names)
+    counts = scores.sets[0].clips.counts()
+    missing = [name for name, count in zip(scores.class_names, counts, strict=True) if not count]
     rarest = int(counts.argmin())
     remark = (
         f"Never predicted: {', '.join(missing)}."
         if missing
-        else f"All are; the rarest is {content.class_names[rarest]}, "
-        f"{counts[rarest]:,} of {counts.sum():,} clips."
+        else f"All of them; the rarest is {scores.class_names[rarest]}, with {counts[rarest]:,} of "
+        f"{counts.sum():,} clips."
     )
-    figure = plot_classes(content.class_names, shares, content.reference.probs)
     return page.picture(
-        figure,
+        plot_classes(scores.class_names, shares, scores.reference.probs),
         "Share of the predicted classes",
-        caption=f"{remark} Bars: the classes that the classifier finds likeliest. Lines: the mean "
-        "probabilities of the reference.",
+        caption=f"{remark} Bars: share of the clips for which the classifier finds this class the "
+        "likeliest. Lines: mean probabilities of the reference.",
         kind="wide",
     )
 
 
-def _confusions(content: MetricsPage) -> str:
+def _confusions(scores: Scores) -> str:
     parts = []
-    for scored in content.sets:
+    for scored in scores.sets:
         counts = scored.clips.confusion()
         if counts is not None and scored.name in ("samples", "real_test"):
-            picture = page.picture(
-                plot_confusion(content.class_names, counts), f"Confusion of {scored.title} clips"
-            )
-            parts.append(
-                page.group(f"{scored.title}: {scored.clips.accuracy:.1%} as labelled", picture)
-            )
+            figure = plot_confusion(scores.class_names, counts)
+            picture = page.picture(figure, f"Confusion of {scored.title} clips")
+            heading = f"{scored.title}: {scored.clips.accuracy:.1%} as labelled"
+            parts.append(page.group(heading, picture))
     remark = ""
-    if content.sets[0].clips.labels is None:
+    if scores.sets[0].clips.labels is None:
         remark = page.caption(
-            "The generated clips were drawn without labels, so nobody knows their true classes."
+            "The generated clips were drawn without labels, so their true classes are unknown."
         )
     return page.columns(parts) + remark
 
 
-def _clips(content: MetricsPage) -> str:
-    clips, rows = content.sets[0].clips, content.samples.rows
-    bits = None if rows is None else np.array([row.bits_per_sample for row in rows])
-    if bits is None:
-        goodness, kinds = -clips.entropies, ("surest", "middling", "least sure")
+def _clips(scores: Scores) -> str:
+    clips, rows = scores.sets[0].clips, scores.samples.rows
+    if rows is None:
+        goodness, kinds = -clips.entropies, ("Surest", "In the middle", "Least sure")
         text = "Ordered by how sure the classifier is of a clip: the entropy of its probabilities."
     else:
-        goodness, kinds = -bits, ("likeliest", "middling", "least likely")
+        goodness = -np.array([row.bits_per_sample for row in rows])
+        kinds = ("Most likely", "In the middle", "Least likely")
         text = (
-            "Ordered by likelihood under the model that drew them. The likeliest clips are often "
+            "Ordered by likelihood under the model that drew them. The most likely clips are often "
             "the plainest, such as silence; the filter leaves them out too."
         )
-    text += " As the classifier hears them: one second, 16 kHz, one channel."
+    text += " Heard as the classifier hears them: one second, 16 kHz, one channel."
     groups = []
     for kind, chosen in zip(kinds, choose_clips(goodness.astype(np.float64)), strict=True):
-        players, notes = [], []
+        notes = []
         for index in chosen:
-            players.append(_read_player(content.samples.paths[index]))
             predicted = int(clips.predicted[index])
             probability = float(np.exp(clips.log_probs[index, predicted]))
-            note = f"{content.class_names[predicted]} {probability:.0%}"
-            notes.append(note if bits is None else f"{note} · {bits[index]:.3f} bits")
-        heading = f"The {kind}, {len(chosen)} of {len(clips.names):,}"
-        groups.append(page.group(heading, page.clip_cards(players, notes)))
+            bits = "" if rows is None else f" · {rows[index].bits_per_sample:.3f} bits"
+            notes.append(f"{scores.class_names[predicted]} {probability:.0%}{bits}")
+        heard = [_read_clip(scores.samples.paths[index]) for index in chosen]
+        heading = f"{kind}: {len(chosen)} of {len(clips.names):,}"
+        groups.append(page.group(heading, page.players(heard, notes)))
     return page.caption(text) + "".join(groups)
 
 
@@ -238,14 +216,9 @@ def _facts(about: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
     return rows
 
 
-def _read_player(path: pathlib.Path) -> Clip:
+def _read_clip(path: pathlib.Path) -> Clip:
+    """As the classifier hears it."""
     (batch,) = read_clips(
         [path], num_samples=CLIP_LENGTH, sample_rate=SAMPLE_RATE, resample=True, batch_size=1
     )
-    pcm = _to_pcm(batch.audio)[0]
-    encoded = format_wav(pcm, SAMPLE_RATE)
-    return Clip(name=path.stem, is_real=False, encoded=encoded, pcm=pcm, sample_rate=SAMPLE_RATE)
-
-
-def _to_pcm(audio: Float32[np.ndarray, "b t"]) -> np.ndarray:
-    return np.clip(np.rint(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+    return Clip(name=path.stem, pcm=to_pcm(batch.audio[0]), sample_rate=SAMPLE_RATE)

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from poolformer_jax.audio.codec import CodecName, decode
 from poolformer_jax.models.sequence_model import SequenceModel
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.folder import SampleFolder, make_row
 from poolformer_jax.sampling.streaming import generate
 

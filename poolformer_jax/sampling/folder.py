@@ -3,7 +3,7 @@
 | file                | what                                                                  |
 |---------------------|-----------------------------------------------------------------------|
 | settings.json       | how the clips were drawn; another draw into the folder is refused     |
-| sample_00007.wav    | clip 7, whole: it is written under another name and then renamed      |
+| sample_00007.wav    | clip 7, whole                                                         |
 | rows_*.jsonl        | log-likelihoods of the clips so far, by process; gone in the end      |
 | log_likelihoods.csv | log-likelihoods of all clips, from the least likely to the likeliest  |
 | index.html          | players and spectrograms of some of them (`write_sample_page`)        |
@@ -24,11 +24,15 @@ import numpy as np
 from jaxtyping import Int16
 
 from poolformer_jax.audio.wav import write_wav
-from poolformer_jax.files import write_whole
+from poolformer_jax.files import write_json, write_whole
 
 SETTINGS_FILE = "settings.json"
 TABLE_FILE = "log_likelihoods.csv"
 PAGE_FILE = "index.html"
+# What `write_whole` leaves behind if it is killed.
+_HALF_WRITTEN = tuple(
+    f"{name}*.part" for name in ("sample_", "real_", SETTINGS_FILE, TABLE_FILE, PAGE_FILE)
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ class SampleFolder:
       rows: What is known of each complete clip, by its number.
 
     Raises:
-      ValueError: If the folder holds clips that were drawn otherwise; the differences are listed.
+      ValueError: If the folder holds clips drawn with other settings; the differences are listed.
     """
 
     def __init__(
@@ -101,8 +105,7 @@ class SampleFolder:
         self.folder = folder
         self._length, self._sample_rate = length, sample_rate
         self._settings = dict(settings)
-        conflict = find_conflict(folder, settings)
-        if conflict is not None:
+        if conflict := find_conflict(folder, settings):
             raise ValueError(
                 f"{conflict}\nchoose another folder, or replace the clips with --overwrite"
             )
@@ -111,34 +114,29 @@ class SampleFolder:
 
     def start(self) -> None:
         """Makes the folder and notes the settings; one process does, before clips are added."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self._settings, indent=2) + "\n"
-        write_whole(self.folder / SETTINGS_FILE, text)
+        write_json(self.folder / SETTINGS_FILE, self._settings)
 
     def add(self, row: SampleRow, pcm: Int16[np.ndarray, " t"]) -> None:
         """Writes a clip; one that is there, whole or not, is replaced."""
-        path = clip_path(self.folder, row.clip)
-        partial = path.with_suffix(".part")
-        write_wav(partial, pcm, self._sample_rate)
-        partial.replace(path)
+        write_wav(clip_path(self.folder, row.clip), pcm, self._sample_rate)
         with open(self._journal, "a", encoding="utf-8") as file:
             # In front as well: a line that a killed process left unfinished must not swallow it.
             file.write(f"\n{json.dumps(dataclasses.asdict(row))}\n")
         self.rows[row.clip] = row
 
-    def finish(self, num_samples: int) -> list[SampleRow]:
+    def finish(self, num_clips: int) -> list[SampleRow]:
         """Gathers the rows of all processes in one table; one process does, at the end.
 
         Args:
-          num_samples: Clips 0 to num_samples - 1 must be there; clips beyond are kept.
+          num_clips: Clips 0 to num_clips - 1 must be there; clips beyond are kept.
 
         Returns:
           All rows by ascending likelihood, as the protocol of SaShiMi sorts them.
         """
         rows = self._read_rows()
-        missing = sorted(set(range(num_samples)) - rows.keys())
+        missing = sorted(set(range(num_clips)) - rows.keys())
         if missing:
-            raise RuntimeError(f"clips {missing[:10]} of {num_samples} were not drawn")
+            raise RuntimeError(f"clips {missing[:10]} of {num_clips} were not drawn")
         ordered = sorted(rows.values(), key=lambda row: row.log_likelihood)
         text = io.StringIO()
         names = [field.name for field in dataclasses.fields(SampleRow)]
@@ -148,8 +146,7 @@ class SampleFolder:
             name = clip_path(self.folder, row.clip).name
             writer.writerow({"file": name, **dataclasses.asdict(row)})
         write_whole(self.folder / TABLE_FILE, text.getvalue())
-        for leftover in (*self.folder.glob("rows_*.jsonl"), *self.folder.glob("sample_*.part")):
-            leftover.unlink()
+        _remove(self.folder, "rows_*.jsonl", *_HALF_WRITTEN)
         return ordered
 
     def _read_rows(self) -> dict[int, SampleRow]:
@@ -168,9 +165,7 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
     path = folder / SETTINGS_FILE
     if not path.is_file():
         if any(folder.glob("sample_*.wav")):
-            return (
-                f"{folder} holds clips and no {SETTINGS_FILE}, so nobody knows how they were drawn"
-            )
+            return f"{folder} holds clips but no {SETTINGS_FILE}, which says how they were drawn"
         return None
     before = json.loads(path.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(dict(settings)))
@@ -182,7 +177,7 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
     if not differences:
         return None
     return (
-        f"{folder} holds clips that were drawn otherwise (there -> asked for):\n  "
+        f"{folder} holds clips that were drawn with other settings (there -> asked for):\n  "
         + "\n  ".join(differences)
     )
 
@@ -190,8 +185,12 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
 def clear(folder: pathlib.Path) -> None:
     """Removes what an earlier run left in a folder, and nothing else."""
     # The settings last: a folder that was half cleared still belongs to the old draw.
-    leftovers = ("rows_*.jsonl", TABLE_FILE, PAGE_FILE, "sample_*.wav", "sample_*.part")
-    for pattern in (*leftovers, SETTINGS_FILE):
+    _remove(folder, "rows_*.jsonl", TABLE_FILE, PAGE_FILE, "sample_*.wav", *_HALF_WRITTEN)
+    _remove(folder, SETTINGS_FILE)
+
+
+def _remove(folder: pathlib.Path, *patterns: str) -> None:
+    for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, Key, Shaped
 
 from poolformer_jax import sharding
 from poolformer_jax.models.sequence_model import SequenceModel, State, batch_axes
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 
 BLOCK_SAMPLES = 800
 """Samples of each clip in a block, 50 ms at 16 kHz."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, assert_never
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import Array
 
@@ -68,7 +69,7 @@ def after_evaluation(config: TrainConfig, opt_state: Any, loss: float) -> Any:
 
 def learning_rate(config: TrainConfig, opt_state: Any, num_updates: Array) -> Array:
     """Rate of the next update."""
-    rate = make_schedule(config)(num_updates)
+    rate = jnp.asarray(make_schedule(config)(num_updates))
     return rate * opt_state[-1].scale if config.schedule == "plateau" else rate
 
 

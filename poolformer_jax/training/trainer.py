@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from poolformer_jax import sharding
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.config import TrainConfig
+from poolformer_jax.training.divergence import TrainingDivergedError
 from poolformer_jax.training.interruption import StopRequest
 from poolformer_jax.training.metrics import MetricWriter, progress_line
 from poolformer_jax.training.objective import Objective
@@ -34,10 +35,6 @@ MAX_STEPS_IN_FLIGHT = 8
 
 Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 """From the number of examples seen by all processes to this process's batches."""
-
-
-class TrainingDivergedError(RuntimeError):
-    """Too many steps in a row had to be skipped."""
 
 
 @dataclasses.dataclass(frozen=True)

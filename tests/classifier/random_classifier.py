@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
+from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.files import SavedClassifier
-from poolformer_jax.classifier.network import ClassifierConfig, init_classifier
+from poolformer_jax.classifier.network import init_classifier
 
 
 def random_classifier(config, seed=0):

@@ -5,12 +5,15 @@ import pytest
 
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.classifier.clips import (
-    balanced_batches,
+    LabelledClips,
     read_labelled_clips,
     read_noise,
     synthetic_noise,
+    training_batches,
 )
-from poolformer_jax.data.config import NUM_CLASSES, DataConfig, LabelledDataConfig
+from poolformer_jax.data.builders.prepare import location
+from poolformer_jax.data.config import DataConfig, LabelledDataConfig
+from poolformer_jax.data.datasets import DATASETS
 
 
 def test_clips_are_padded_or_cut_to_a_second_as_they_are():
@@ -25,16 +28,21 @@ def test_clips_are_padded_or_cut_to_a_second_as_they_are():
     np.testing.assert_array_equal(clips.audio[2], audio[2][:16_000])
 
 
+def clips_of(labels):
+    """Clips that begin with their own number."""
+    audio = np.zeros((len(labels), 16_000), np.int16)
+    audio[:, 0] = np.arange(len(labels))
+    return LabelledClips(audio, labels)
+
+
 def test_classes_come_equally_often_and_clips_of_a_class_too():
-    labels = np.repeat(np.int32([0, 2, 3]), [10, 100, 890])  # Class 1 has no clip.
-    draws = np.concatenate(
-        [
-            batch
-            for epoch in range(30)
-            for batch in balanced_batches(labels, batch_size=96, rng=np.random.default_rng(epoch))
-        ]
-    )
-    assert len(draws) == 30 * 11 * 96  # 1,000 clips are 11 batches, the last one filled up.
+    labels = np.repeat(np.int32([0, 2, 3]), [10, 100, 390])  # Class 1 has no clip.
+    draws = []
+    batches = training_batches(clips_of(labels), batch_size=96, seed=0)
+    for batch in itertools.islice(batches, 20 * 6):  # 500 clips are 6 batches.
+        draws.append(batch["audio"][:, 0])
+        np.testing.assert_array_equal(batch["labels"], labels[draws[-1]])
+    draws = np.concatenate(draws)
     counts = np.bincount(labels[draws], minlength=4) / len(draws)
     # Four standard errors.
     assert np.abs(counts - [1 / 3, 0, 1 / 3, 1 / 3]).max() < 4 * np.sqrt(2 / 9 / len(draws))
@@ -43,17 +51,31 @@ def test_classes_come_equally_often_and_clips_of_a_class_too():
     assert np.abs(in_small_class - expected).max() < 4 * np.sqrt(expected)
 
 
-def test_batches_follow_the_generator():
-    labels = np.int32(np.arange(50) % 7)
+def test_batches_follow_seed_and_position():
+    clips, noise = clips_of(np.int32(np.arange(50) % 7)), clips_of(np.arange(9, dtype=np.int32))
 
-    def batches(seed):
-        return [*balanced_batches(labels, batch_size=20, rng=np.random.default_rng(seed))]
+    def batches(seed, start, count, noise=noise.audio):
+        drawn = training_batches(
+            clips, batch_size=20, seed=seed, start_example=20 * start, noise=noise
+        )
+        return [
+            {name: rows.tolist() for name, rows in batch.items()}
+            for batch in itertools.islice(drawn, count)
+        ]
 
-    np.testing.assert_array_equal(batches(1), batches(1))
-    assert (np.array(batches(1)) != np.array(batches(2))).any()
+    first = batches(0, 0, 6)  # Two epochs of three.
+    for start in (1, 2, 3, 4):
+        assert batches(0, start, 6 - start) == first[start:]
+    assert all(set(batch) == {"audio", "labels", "noise"} for batch in first)
+    assert {clip[0] for batch in first for clip in batch["noise"]} == set(range(9))
+    for other in (batches(1, 0, 3), first[3:]):
+        for name in ("audio", "noise"):
+            assert [batch[name] for batch in first[:3]] != [batch[name] for batch in other]
+    assert set(batches(0, 0, 1, noise=None)[0]) == {"audio", "labels"}
 
 
-def test_synthetic_noise_is_white_to_red_at_its_level():
+def test_synthetic_noise_is_white_to_red_at_its_level(monkeypatch):
+    monkeypatch.setattr("poolformer_jax.classifier.clips._NOISE_CLIPS", 100)
     noise = synthetic_noise(0) / 2**15
     # Rounded to 16 bits, and clipped hardly ever.
     np.testing.assert_allclose(np.sqrt(np.mean(noise**2, axis=1)), 0.05, rtol=1e-2)
@@ -90,11 +112,10 @@ def test_music_has_no_labels(name):
 
 
 def test_configuration_is_that_of_the_data_set():
-    for name, partial in itertools.product(NUM_CLASSES, (False, True)):
-        if not (partial and name.startswith("digits")):
-            config = LabelledDataConfig(name=name, partial=partial, data_dir="d", build_seed=3)
-            expected = DataConfig(name=name, partial=partial, data_dir="d", build_seed=3)
-            assert config.data_config == expected
+    for name, partial in itertools.product(DATASETS, (False, True)):
+        if DATASETS[name].num_classes and not (partial and name.startswith("digits")):
+            fields = {"name": name, "partial": partial, "data_dir": "d", "build_seed": 3}
+            assert location(LabelledDataConfig(**fields)) == location(DataConfig(**fields))
     with pytest.raises(ValueError, match="unknown data set name 'sc9'"):
         LabelledDataConfig(name="sc9")
     with pytest.raises(ValueError, match="noise_dir must be a path or None"):

@@ -1,19 +1,19 @@
 import dataclasses
 import json
 import os
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from poolformer_jax.classifier import files as classifier_files
+from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.files import (
     SavedClassifier,
     classifier_hash,
     load_classifier,
     save_classifier,
 )
-from poolformer_jax.classifier.network import ClassifierConfig
 from tests.classifier.random_classifier import random_classifier
 
 CONFIG = ClassifierConfig(kind="small", num_classes=3, mel_padding="constant")
@@ -66,20 +66,15 @@ def test_hash_depends_on_what_decides_the_outputs(classifier, tmp_path):
 def test_interrupted_save_leaves_the_old_one_or_an_error(classifier, tmp_path, monkeypatch):
     save_classifier(tmp_path, classifier)
     params = jax.tree.map(lambda a: a + 1, classifier.params)
-    replace, calls = os.replace, []
+    replace = pathlib.Path.replace
+    for file, outcome in (("classifier.npz", "old"), ("classifier.json", "error")):
 
-    def fail_at(number):
-        def replace_or_fail(*arguments):
-            calls.append(arguments)
-            if len(calls) == number:
+        def replace_or_fail(path, target, file=file):
+            if target.name == file:
                 raise KeyboardInterrupt
-            replace(*arguments)
+            return replace(path, target)
 
-        return replace_or_fail
-
-    for number, outcome in ((1, "old"), (2, "error")):
-        calls.clear()
-        monkeypatch.setattr(classifier_files.os, "replace", fail_at(number))
+        monkeypatch.setattr(pathlib.Path, "replace", replace_or_fail)
         with pytest.raises(KeyboardInterrupt):
             save_classifier(tmp_path, dataclasses.replace(classifier, params=params))
         if outcome == "old":

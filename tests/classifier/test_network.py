@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.network import (
-    ClassifierConfig,
     classify,
     count_params,
     init_classifier,
-    init_stats,
 )
 from tests.classifier.random_classifier import random_classifier
 from tests.classifier.resnext_oracle import convolve
@@ -113,21 +112,3 @@ def test_initial_variances_are_those_of_the_published_code():
     assert np.var(params["head"]["kernel"]) == pytest.approx(2 / 192, rel=0.15)  # 1,920 draws.
     for running in stats.values():
         assert not running.mean.any() and (running.var == 1).all()
-    assert jax.tree.structure(init_stats(SMALL)) == jax.tree.structure(stats)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "resnext"}, r"kind is 'resnext'; it must be 'resnext29_8x64d' or 'small'"),
-        ({"num_classes": 1}, r"num_classes 1 must be at least 2"),
-        ({"num_classes": 10.0}, r"num_classes is 10.0; it must be int"),
-        ({"mel_padding": "edge"}, r"mel_padding is 'edge'; it must be 'reflect' or 'constant'"),
-    ],
-)
-def test_impossible_configurations_are_errors(options, message):
-    config = ClassifierConfig()
-    for name, value in options.items():
-        object.__setattr__(config, name, value)
-    with pytest.raises(ValueError, match=message):
-        config.__post_init__()

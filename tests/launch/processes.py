@@ -1,46 +1,69 @@
-"""Starts binaries as a user does, and waits for them."""
+"""Runs binaries: in this process, or in one of their own as a user does."""
 
+import importlib
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 
+import pytest
+
+from launch import command_line
+
+ROOT = pathlib.Path(__file__).parents[2]
+
 TINY_MODEL = [
     "--config.model.width=8",
-    "--config.model.recurrent_width=16",
-    "--config.model.num_gate_blocks=4",
+    "--config.model.mixer.recurrent_width=16",
+    "--config.model.mixer.num_gate_blocks=4",
     "--config.model.pool_factors=(4,)",
     "--config.model.layers=(0,1)",
     "--config.model.platform=cpu",
 ]
 
 
+def call(binary, *arguments, **options):
+    """Runs a binary in this process, on its eight devices; returns what its main returns."""
+    module = importlib.import_module(f"launch.{binary}")
+    return command_line.call(module.main, module._FLAGS, arguments, **options)
+
+
+def mistake(binary, *arguments, **options):
+    """The one line that a binary ends with."""
+    with pytest.raises(SystemExit) as end:
+        call(binary, *arguments, **options)
+    assert isinstance(end.value.code, str) and end.value.code.startswith("error: "), end.value.code
+    return end.value.code
+
+
 def start(module, *arguments, **environment):
+    """Starts a binary in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", f"launch.{module}", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
         env=os.environ | environment,
     )
 
 
-def start_pod(binary, count, *arguments, folders=None):
+def start_pod(binary, count, *arguments, folders=None, devices=1):
     """Starts a binary on `count` hosts, each in a current folder of its own if these are given."""
-    root = pathlib.Path(__file__).parents[2]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     module = [sys.executable, "-m", "tests.launch.process_of_pod", str(port)]
+    xla_flags = f"--xla_force_host_platform_device_count={devices}"
     return [
         subprocess.Popen(
             [*module, str(index), str(count), binary, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=folders[index] if folders else root,
-            env=os.environ | {"PYTHONPATH": str(root)},
+            cwd=folders[index] if folders else ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags},
         )
         for index in range(count)
     ]

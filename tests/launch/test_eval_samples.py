@@ -65,7 +65,7 @@ def test_run_is_scored_beside_real_clips(scored, workdir):
     out, result = scored
     metrics = scores_of(result)
     assert list(metrics) == ["samples", "samples_filtered", "real_test", "real_train"]
-    assert [scores["num_samples"] for scores in metrics.values()] == [8, 2, 20, 8]
+    assert [scores["num_clips"] for scores in metrics.values()] == [8, 2, 20, 8]
     assert {scores["num_reference"] for scores in metrics.values()} == {80}
     assert result["reference"]["data"] == "digits_tiny" and result["drawn_with"] == {"seed": 0}
     # Tones are no words, and train clips are a part of the reference.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax.classifier.files import DESCRIPTION, load_classifier
-from poolformer_jax.data.builders.prepare import open_splits
+from poolformer_jax.data.source import open_splits
 from tests.launch.processes import finish, start
 
 TINY = [

@@ -5,15 +5,14 @@ import pathlib
 
 import jax
 
-from poolformer_jax.experiment.experiment import make_experiment
-from poolformer_jax.experiment.sections import write_experiment
+from poolformer_jax.experiment import make_experiment, write_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
+from poolformer_jax.training.sequence_objective import SequenceObjective, rank_likelihood
 from poolformer_jax.training.state import init_train_state
 
 TINY_MODEL = {
     "width": 8,
-    "recurrent_width": 16,
-    "num_gate_blocks": 4,
+    "mixer": {"kind": "rg_lru", "recurrent_width": 16, "num_gate_blocks": 4},
     "pool_factors": (4,),
     "layers": (0, 1),
     "platform": "cpu",
@@ -26,12 +25,12 @@ def make_workdir(path: pathlib.Path, *, broken: bool = False, **sections) -> pat
     experiment = make_experiment(sections)
     path.mkdir(parents=True)
     write_experiment(path, experiment)
-    init = functools.partial(init_train_state, experiment.model, experiment.train)
-    state = jax.jit(init)()
+    objective = SequenceObjective(experiment.model.build(), lambda params, should_stop: None)
+    state = jax.jit(functools.partial(init_train_state, objective, experiment.train))()
     if broken:
         bias = state.ema_params["head"]["projection"]["bias"]
         state.ema_params["head"]["projection"]["bias"] = bias * float("nan")
-    checkpointer = Checkpointer(path / "checkpoints")
-    checkpointer.save(state, Progress(examples_seen=0, validation_bits=5.0))
+    checkpointer = Checkpointer(path / "checkpoints", rank_likelihood)
+    checkpointer.save(state, Progress(validation={"bits_per_sample": 5.0}))
     checkpointer.close()
     return path

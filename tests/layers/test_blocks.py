@@ -67,7 +67,11 @@ def test_rms_norm_equals_formula():
     x = random_input()
     y, params = norm_of("rms_norm", x)
     wide = np.asarray(x, np.float64)
-    expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * params["norm"]["scale"]
+    expected = (
+        wide
+        / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
+        * np.asarray(params["norm"]["scale"])
+    )
     np.testing.assert_allclose(y, expected, atol=2e-6)
 
 

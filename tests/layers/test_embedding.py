@@ -54,6 +54,7 @@ def test_head_equals_formula_and_returns_float32():
     params = head.init(jax.random.key(0), jnp.float32(x))["params"]
     params["norm"]["bias"] = jnp.float32(rng.normal(size=8))
     params["projection"]["bias"] = jnp.float32(rng.normal(size=5))
+    params = jax.tree.map(np.asarray, params)
     centred = x - x.mean(-1, keepdims=True)
     z = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) + params["norm"]["bias"]
     expected = z @ params["projection"]["kernel"] + params["projection"]["bias"]

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from poolformer_jax.layers.config import ExecutionConfig, LRUConfig, RGLRUConfig
-from poolformer_jax.layers.rg_lru import init_decay
+from poolformer_jax.layers.lru import init_decay
 from poolformer_jax.typing import Planes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -12,7 +12,7 @@ from poolformer_jax.layers.config import RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.models.registry import MODELS
 from poolformer_jax.models.sequence_model import batch_axes, count_params
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 from tests.models.random_models import random_params
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -12,9 +12,15 @@ from poolformer_jax.evals.samples.clip_sets import real_set
 from poolformer_jax.evals.samples.generated import open_generated
 from poolformer_jax.evals.scores.classified import classify_clips
 from poolformer_jax.evals.scores.reference import ReferenceStatistics
-from poolformer_jax.evals.scores.scoring import Scorer, find_count_warnings, score_generated
-from poolformer_jax.evals.scores.table import score_row
-from poolformer_jax.pages.scores import MetricsPage, choose_clips, write_metrics_page
+from poolformer_jax.evals.scores.scoring import Scorer, score_samples
+from poolformer_jax.evals.scores.table import HEADER, score_row
+from poolformer_jax.pages.scores import (
+    PUBLISHED_HEADER,
+    PUBLISHED_SC09,
+    choose_clips,
+    is_published_protocol,
+    write_metrics_page,
+)
 from tests.classifier.random_classifier import saved_classifier
 from tests.evals.scores.recordings import draw, tones
 
@@ -47,17 +53,16 @@ def content(tmp_path_factory):
     folder = draw(tmp_path_factory.mktemp("drawn") / "clips", 4, label_of=lambda clip: clip)
     samples = open_generated(folder, num_classes=10)
     scorer = Scorer(reference=reference, resamples=2)
-    sets, warnings = score_generated(samples, classify(samples.clips), scorer)
-    test = real_set(tones(10, seed=1), "test")
-    sets.append(scorer.score(test.name, test.title, classify(test)))
-    return MetricsPage(
-        samples=samples,
-        sets=sets,
-        warnings=[*find_count_warnings(sets), *warnings, "mind the <gap>"],
-        reference=reference,
+    *_, scores = score_samples(
+        samples,
+        classify(samples.clips),
+        scorer,
         class_names=CLASSES,
         about=ABOUT,
+        baselines=[real_set(tones(10, seed=1), "test")],
+        classify=classify,
     )
+    return dataclasses.replace(scores, faults=[*scores.faults, "mind the <gap>"])
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +95,8 @@ def test_likeliest_middle_and_least_likely_clips_can_be_heard(content, page):
     assert [name for name, _ in sounds] == ["sample_00003", "sample_00002", "sample_00000"]
     for (_, sound), clip in zip(sounds, (3, 2, 0), strict=True):
         assert base64.b64decode(sound) == content.samples.paths[clip].read_bytes()
-    kinds = ("likeliest", "middling", "least likely")
-    order = [page.index(f"The {kind}, 1 of 4") for kind in kinds]
+    kinds = ("Most likely", "In the middle", "Least likely")
+    order = [page.index(f"{kind}: 1 of 4") for kind in kinds]
     assert order == sorted(order)
 
 
@@ -102,19 +107,19 @@ def test_page_refers_to_nothing_outside_itself(page):
 
 
 def test_published_scores_stand_beside_only_what_they_compare_with(content, page, tmp_path):
-    assert "no comparison" in page and "<div class='muted'>" in page
-    assert not content.is_published_protocol
-    assert not dataclasses.replace(content, about=SC09).is_published_protocol  # Four clips.
+    assert "cannot be compared" in page and "<div class='muted'>" in page
+    assert not is_published_protocol(content)
+    assert not is_published_protocol(dataclasses.replace(content, about=SC09))  # Four clips.
     generated, *others = content.sets
-    metrics = dataclasses.replace(generated.metrics, num_samples=10_240)
+    metrics = dataclasses.replace(generated.metrics, num_clips=10_240)
     content = dataclasses.replace(
         content, sets=[dataclasses.replace(generated, metrics=metrics), *others]
     )
-    assert not content.is_published_protocol
+    assert not is_published_protocol(content)
     comparable = dataclasses.replace(content, about=SC09)
-    assert comparable.is_published_protocol
+    assert is_published_protocol(comparable)
     text = write_metrics_page(tmp_path, comparable).read_text(encoding="utf-8")
-    assert "<div class='muted'>" not in text and "of 10,240 generated clips, as many" in text
+    assert "<div class='muted'>" not in text and "Of 10,240 generated clips, as many" in text
     for section, change in (
         ("reference", {"split": "test"}),
         ("reference", {"partial": True}),
@@ -122,7 +127,7 @@ def test_published_scores_stand_beside_only_what_they_compare_with(content, page
         ("classifier", {"mel_padding": "constant"}),
     ):
         about = SC09 | {section: SC09[section] | change}
-        assert not dataclasses.replace(content, about=about).is_published_protocol
+        assert not is_published_protocol(dataclasses.replace(content, about=about))
 
 
 def test_clips_of_any_format_are_ordered_by_the_classifiers_certainty(content, tmp_path):
@@ -139,9 +144,16 @@ def test_clips_of_any_format_are_ordered_by_the_classifiers_certainty(content, t
     order = np.argsort(clips.entropies)
     found = re.findall(r"aria-label='([abc])'", text)
     assert found == ["abc"[i] for i in order]
-    assert text.index("The surest") < text.index("The least sure")
+    assert text.index("Surest") < text.index("Least sure")
     assert "drawn without labels" in text
     assert "<div class='muted'>" in text  # Three clips, where the published scores are of 10,240.
+
+
+def test_published_rows_are_by_fid_under_the_headings_of_ones_own():
+    assert set(PUBLISHED_HEADER[3:]) < set(HEADER)
+    assert {len(row) for row in PUBLISHED_SC09} == {len(PUBLISHED_HEADER)}
+    fids = [float(row[PUBLISHED_HEADER.index("FID ↓")]) for row in PUBLISHED_SC09]
+    assert fids == sorted(fids)
 
 
 def test_groups_hold_the_extremes_and_the_middle():

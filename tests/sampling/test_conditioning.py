@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.streaming import generate
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.step import make_train_step
 from tests.training.tiny import LENGTH, TRAIN, make_objective
 from tests.training.tiny import MODEL as CONFIG
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.mixed_types]
 
 LABELLED = dataclasses.replace(CONFIG, num_classes=3)
 MODEL = LABELLED.build()

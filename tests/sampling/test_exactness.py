@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from poolformer_jax.layers.config import LRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.streaming import generate
 from tests.models.random_models import (
     BATCH,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax import sharding
-from poolformer_jax.ops.categorical import Draw
+from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling import streaming
 from poolformer_jax.sampling.streaming import StreamingGenerator, generate, prime
 from tests.training.tiny import MODEL as CONFIG

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from poolformer_jax.classifier.network import ClassifierConfig, Stats, init_classifier
+from poolformer_jax.classifier.config import ClassifierConfig
+from poolformer_jax.classifier.network import Stats, init_classifier
 
 # Convolution and normalisation of each unit; the units but the stem are in a bottleneck.
 _UNITS = {

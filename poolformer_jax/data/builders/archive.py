@@ -57,7 +57,7 @@ class Archive(abc.ABC):
         if not roots:
             shown = ", ".join(paths[:3]) or "nothing"
             raise ValueError(
-                f"{path} is another archive: none of its {len(paths):,} files ({shown}"
+                f"{path} is a different archive: none of its {len(paths):,} files ({shown}"
                 f"{', ...' if len(paths) > 3 else ''}) is named like {clip_pattern!r}"
             )
         (self._root,) = roots

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import tqdm
 from etils import epath
 
-from poolformer_jax.data.builders.manifest import MANIFEST, find_fault, parse_manifest
+from poolformer_jax.data.builders.folders import (
+    MANIFEST,
+    ensure_complete,
+    find_fault,
+    parse_manifest,
+)
+from poolformer_jax.files import write_whole
 
 
 def is_bucket(path: str | os.PathLike[str]) -> bool:
@@ -73,28 +78,26 @@ def is_complete(url: str) -> bool:
     return True
 
 
-def copy_to_disk(url: str, cache: pathlib.Path, locked: Callable) -> pathlib.Path | None:
+def copy_to_disk(url: str, cache: pathlib.Path) -> pathlib.Path | None:
     """Copies a data set from a bucket to disk, unless the same one is there already.
 
     Args:
       url: Folder of the data set in the bucket.
       cache: Folder on disk; every data set gets a folder there, named by its content.
-      locked: Context manager of a folder, in which no other process of the host is.
 
     Returns:
       The folder on disk, verified; None if the bucket holds no complete data set there.
 
     Raises:
       OSError: If the bucket cannot be read, or what it holds is damaged.
+      ValueError: If the cache cannot be written.
     """
     manifest = _read_manifest(url)
     if manifest is None:
         return None
     folder = cache / hashlib.sha256(manifest.encode()).hexdigest()[:16]
     if find_fault(folder):
-        with locked(cache):
-            if find_fault(folder):  # Another process may have copied it meanwhile.
-                _download(url, manifest, folder)
+        ensure_complete(folder, functools.partial(_download, url, manifest))
     return folder
 
 
@@ -104,24 +107,21 @@ def _read_manifest(url: str) -> str | None:
         return manifest.read_text() if manifest.exists() else None
 
 
-def _download(url: str, manifest: str, folder: pathlib.Path) -> None:
-    for leftover in [*folder.parent.glob("incomplete.*"), folder]:
-        shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="incomplete.") as temporary:
-        target = pathlib.Path(temporary) / folder.name
-        target.mkdir()
-        try:
-            names = sorted(parse_manifest(manifest))
-        except ValueError as error:
-            raise OSError(f"{url}/{MANIFEST} {error}; prepare the data set again") from error
-        with _bucket_errors("read", url):
-            for name in _bar(names, "copy from bucket"):
-                (epath.Path(url) / name).copy(target / name)
-        (target / MANIFEST).write_text(manifest, encoding="utf-8")
-        fault = find_fault(target)
-        if fault:
-            raise OSError(f"{url} is damaged: {fault}; delete it, and prepare the data set again")
-        target.replace(folder)
+def _download(url: str, manifest: str, folder: pathlib.Path) -> pathlib.Path:
+    try:
+        names = sorted(parse_manifest(manifest))
+    except ValueError as error:
+        raise OSError(f"{url}/{MANIFEST} {error}; prepare the data set again") from error
+    target = folder / "copy"
+    target.mkdir()
+    with _bucket_errors("read", url):
+        for name in _bar(names, "copy from bucket"):
+            (epath.Path(url) / name).copy(target / name)
+    write_whole(target / MANIFEST, manifest)
+    fault = find_fault(target)
+    if fault:
+        raise OSError(f"{url} is damaged: {fault}; delete it, and prepare the data set again")
+    return target
 
 
 def _bar(names: list[str], what: str) -> Iterable[str]:

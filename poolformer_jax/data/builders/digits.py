@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from poolformer_jax.data.builders import espeak
 from poolformer_jax.data.builders.features import DIGIT_WORDS, clip_features
+from poolformer_jax.data.config import DatasetConfig
 
 MAX_SAMPLES = 16_000  # One second.
 
@@ -79,10 +80,6 @@ class DigitsConfig(tfds.core.BuilderConfig):
         self.name = f"seed{self.seed}_voices_{voices}_takes{self.takes}"
 
 
-TINY = DigitsConfig(voices=(8, 2, 2), takes=1)
-"""80 / 20 / 20 clips, for tests."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
     """One planned clip: its key in the data set, label (index into DIGIT_WORDS) and utterance."""
@@ -143,6 +140,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     # The recipe's version: it names the folder, so raise it whenever the bytes would change.
     VERSION = tfds.core.Version("2.0.0")
+
+    @classmethod
+    def recipe(cls, config: DatasetConfig) -> DigitsConfig:
+        """What to build for a configuration."""
+        return DigitsConfig(seed=config.build_seed, **config.dataset.options)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

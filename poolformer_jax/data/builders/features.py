@@ -1,4 +1,4 @@
-"""What a data set stores of every clip."""
+"""What a data set stores for each clip."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.datasets import SAMPLE_RATE
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

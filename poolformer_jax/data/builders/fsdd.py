@@ -9,7 +9,7 @@ from jaxtyping import Int16
 from poolformer_jax.data.builders.archive import Archive
 from poolformer_jax.data.builders.features import DIGIT_WORDS
 from poolformer_jax.data.builders.recordings import Plan, Recording, Recordings
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.datasets import SAMPLE_RATE
 
 # Number of a take -> split.
 _TAKES = {"test": range(5), "validation": range(5, 10), "train": range(10, 50)}

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import logging
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,9 +17,10 @@ from jaxtyping import Int16
 
 from poolformer_jax.audio.wav import parse_wav
 from poolformer_jax.data.builders.archive import Archive, open_archive
-from poolformer_jax.data.builders.download import HubArchive
+from poolformer_jax.data.builders.download import HubArchive, download_archive
 from poolformer_jax.data.builders.features import clip_features
-from poolformer_jax.data.config import SAMPLE_RATE
+from poolformer_jax.data.config import DatasetConfig
+from poolformer_jax.data.datasets import SAMPLE_RATE
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,6 +83,45 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
     EXPECTED_CLIPS: ClassVar[Mapping[str, int]] = {}
     HUB_ARCHIVE: ClassVar[HubArchive | None] = None
 
+    @classmethod
+    def recipe(cls, config: DatasetConfig) -> RecordingsConfig:
+        """What to build for a configuration; where the archive is must be filled in."""
+        return RecordingsConfig(allow_partial=config.partial)
+
+    @classmethod
+    def find_archive(
+        cls, manual_dir: str | os.PathLike[str] | None, *, download: bool
+    ) -> str | os.PathLike[str]:
+        """Returns where the archive is: manual_dir, or what is downloaded from the Hub.
+
+        Raises:
+          FileNotFoundError: If manual_dir does not exist.
+          ImportError: If the client of the Hub is not installed.
+          OSError: If the download fails.
+          ValueError: If neither is given, or there is nothing on the Hub.
+        """
+        names = " or ".join(cls.ARCHIVE_NAMES)
+        if manual_dir is not None:
+            if not os.fspath(manual_dir) or not pathlib.Path(manual_dir).expanduser().exists():
+                raise FileNotFoundError(
+                    f"manual_dir {os.fspath(manual_dir)!r} does not exist; name the folder that "
+                    f"holds {names}, or the one it was extracted to"
+                )
+            return manual_dir
+        if download and cls.HUB_ARCHIVE:
+            _LOG.info("Downloading %s from the Hugging Face Hub", cls.TITLE)
+            return download_archive(cls.HUB_ARCHIVE)
+        if download:
+            raise ValueError(
+                f"{cls.TITLE} is not on the Hugging Face Hub in its published form; get {names} "
+                f"({cls.HOMEPAGE}) and pass its folder as --manual_dir"
+            )
+        hint = ", or pass --download to get it from the Hugging Face Hub" if cls.HUB_ARCHIVE else ""
+        raise ValueError(
+            f"{cls.name!r} is built from its published archive: name the folder that holds {names} "
+            f"as --manual_dir ({cls.HOMEPAGE}){hint}"
+        )
+
     @abc.abstractmethod
     def plan(self, archive: Archive) -> Plan:
         """Assigns the archive's clips to splits by their names alone.
@@ -112,8 +153,8 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
         unknown = sorted(archive.clips - expected)
         if unknown:
             raise ValueError(
-                f"{archive.path} holds {unknown[0]}, which is none of the {len(expected):,} clips "
-                f"of {self.TITLE}; remove it, or name another archive"
+                f"{archive.path} holds {unknown[0]}, which is not one of the "
+                f"{len(expected):,} clips of {self.TITLE}; remove it, or name another archive"
             )
         missing = sorted(expected - archive.clips)
         if missing:
@@ -147,8 +188,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager  # Nothing is downloaded here.
         manual_dir = self._config.manual_dir
-        if manual_dir is None:
-            raise ValueError(f"manual_dir is needed to build {self.TITLE}: where is its archive?")
+        assert manual_dir is not None, "find_archive tells it"
         _LOG.info("Reading the names of the files in %s", manual_dir)
         archive = open_archive(
             manual_dir, file_names=self.ARCHIVE_NAMES, clip_pattern=self.CLIP_PATTERN

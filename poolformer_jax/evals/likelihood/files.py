@@ -16,12 +16,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from poolformer_jax.data.builders.prepare import Source
-from poolformer_jax.data.config import SAMPLE_RATE, DataConfig
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.source import Source
+from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood.evaluator import Likelihood
 from poolformer_jax.evals.likelihood.position_curve import position_curve
-from poolformer_jax.evals.scores.bootstrap import bootstrap_ratio
-from poolformer_jax.files import write_whole
+from poolformer_jax.files import write_json, write_whole
 
 
 def write_likelihood(
@@ -60,10 +60,10 @@ def write_likelihood(
         "confidence_interval": None if interval is None else dataclasses.asdict(interval),
         "curve": dataclasses.asdict(curve),
     }
-    text = json.dumps(content, indent=2) + "\n"
     write_whole(csv_path(workdir, split, variant), _clips_table(source, likelihood))
-    write_whole(json_path(workdir, split, variant), text)
-    return json.loads(text)
+    path = json_path(workdir, split, variant)
+    write_json(path, content)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def name_variant(
@@ -92,7 +92,7 @@ def name_variant(
         "normalized" if data.normalize else "unnormalized": data.normalize != own.normalize,
         weights: weights != "ema",
         f"step{step}": step is not None,
-        f"{data.seq_len / SAMPLE_RATE:.12g}s": data.seq_len != own.seq_len,
+        f"{data.seq_len / data.dataset.sample_rate:.12g}s": data.seq_len != own.seq_len,
     }
     return "".join(f"_{part}" for part, differs in parts.items() if differs)
 
@@ -112,7 +112,7 @@ def _check_finite(source: Source, likelihood: Likelihood) -> None:
         if not math.isfinite(bits):
             raise FloatingPointError(
                 f"the bits of clip {_text(source[int(index)]['name'])} are not finite: the "
-                "parameters have diverged; take another step"
+                "parameters have diverged; evaluate an earlier step"
             )
 
 

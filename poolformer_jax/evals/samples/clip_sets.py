@@ -10,7 +10,7 @@ from jaxtyping import Int, Int16
 
 from poolformer_jax.audio.codec import CodecName, decode, encode, silence_code
 from poolformer_jax.classifier.log_mel import CLIP_LENGTH
-from poolformer_jax.data.builders.prepare import Source
+from poolformer_jax.data.source import Source
 from poolformer_jax.evals.samples.wav_folder import ClipBatch, FolderReport
 
 Listen = Callable[[Int16[np.ndarray, " t"]], Int16[np.ndarray, " s"]]

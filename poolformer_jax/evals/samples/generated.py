@@ -61,9 +61,8 @@ def open_generated(
     settings = _read_settings(folder)
     paths = list_wavs(folder, skip_real=settings is not None)
     if len(paths) < 2:
-        raise ValueError(f"{folder} holds {len(paths)} clip; scores are of 2 clips at least")
+        raise ValueError(f"{folder} holds {len(paths)} clip; scores need at least 2")
     rows = _match_rows(folder, paths)
-
     labels = _labels_of(rows or (), num_classes)
 
     def read(batch_size: int) -> Iterator[ClipBatch]:
@@ -124,7 +123,7 @@ def _labels_of(rows: Sequence[SampleRow], num_classes: int) -> Int[np.ndarray, "
         return None
     if not 0 <= min(labels) <= max(labels) < num_classes:
         raise ValueError(
-            f"clips were drawn with labels {min(labels)} to {max(labels)}, the classifier knows "
-            f"0 to {num_classes - 1}; use one that was trained on the model's data set"
+            f"clips were drawn with labels {min(labels)} to {max(labels)}, but the classifier "
+            f"knows 0 to {num_classes - 1}; use one that was trained on the model's data set"
         )
     return np.array(labels)

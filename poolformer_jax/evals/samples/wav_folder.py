@@ -51,7 +51,7 @@ class ClipBatch:
       names: Of the files.
       audio: Samples in [-1, 1] (of float files: as they are).
       report: About these clips.
-      labels: Classes of the clips, None if nobody knows.
+      labels: Classes of the clips, None if unknown.
     """
 
     names: tuple[str, ...]
@@ -85,7 +85,7 @@ def list_wavs(
     ]
     if not paths:
         kind = f"WAV file that doesn't start with {REAL_PREFIX}" if skip_real else "WAV file"
-        raise ValueError(f"{folder} holds no {kind}; clips have to lie in it directly")
+        raise ValueError(f"{folder} holds no {kind}; clips must lie directly in it")
     return tuple(sorted(paths, key=_natural_order))
 
 

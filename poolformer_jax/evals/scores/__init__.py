@@ -1,1 +1,4 @@
-"""How close generated clips come to real ones: FID, IS, mIS, AM, NDB, with intervals."""
+"""How close generated clips come to real ones: FID, IS, mIS, AM, NDB, with intervals.
+
+`scoring` is where to begin.
+"""

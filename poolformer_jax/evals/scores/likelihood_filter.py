@@ -1,25 +1,28 @@
-"""Which clips SaShiMi's thresholded scores are computed on."""
+"""Which clips SaShiMi's filtered scores are computed on."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
 
+LOW, HIGH = 0.40, 0.95
+"""Quantiles of the likelihood: the thresholds found for SaShiMi."""
+
 
 def likelihood_quantile_filter(
     log_likelihoods: Float[np.ndarray, " b"],
     *,
-    low: float = 0.40,
-    high: float = 0.95,
+    low: float = LOW,
+    high: float = HIGH,
     seed: int = 0,
 ) -> Int[np.ndarray, " kept"]:
-    """Picks clips of middling likelihood from a random half, as the S4 / SaShiMi code does.
+    """Picks clips of moderate likelihood from a random half, as the S4 / SaShiMi code does.
 
     That code reads clips in ascending order of likelihood and draws half of them without
     replacement, on which it chooses the two thresholds by the inception score. Scores are of the
     other half: those from rank int(low * m) up to and without rank int(high * m) of its m clips.
-    Of 10,240 clips the half is 5,120, and ranks 2,048 to 4,863 are 2,816 clips. The defaults are
-    the thresholds found for SaShiMi; taking fixed ones, nothing is chosen on the first half.
+    Of 10,240 clips the half is 5,120, and ranks 2,048 to 4,863 are 2,816 clips. The thresholds
+    are fixed here, so nothing is chosen on the first half.
 
     Args:
       log_likelihoods: Of whole clips under the model that drew them (any unit). For a folder that
@@ -33,8 +36,8 @@ def likelihood_quantile_filter(
       Indices into `log_likelihoods`, in ascending order of likelihood.
 
     Raises:
-      ValueError: If a likelihood isn't finite, the quantiles are no interval within [0, 1], or no
-        clip is left.
+      ValueError: If a likelihood isn't finite, the quantiles are no interval within [0, 1], or
+        fewer than 2 clips are left.
 
     Source: Goel et al. 2022, arXiv:2202.09729, appendix C.3.1; github.com/state-spaces/s4,
     models/sashimi/sc09_classifier/test_speech_commands.py.
@@ -50,9 +53,9 @@ def likelihood_quantile_filter(
     tuning = np.random.RandomState(seed).choice(size, size // 2, replace=False)
     half = ascending[np.setdiff1d(np.arange(size), tuning)]
     kept = half[int(low * len(half)) : int(high * len(half))]
-    if not len(kept):
+    if len(kept) < 2:
         raise ValueError(
-            f"of {size} clips none is left between the quantiles {low} and {high} of the second "
-            "half; draw more"
+            f"{len(kept)} of {size} clips lie between the quantiles {low} and {high} of the second "
+            "half, and 2 are the fewest that have scores; draw more"
         )
     return kept.astype(np.int64)

@@ -1,4 +1,4 @@
-"""All scores of a set of generated clips, from what a classifier makes of them."""
+"""All scores of a set of clips, from a classifier's features and class probabilities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from poolformer_jax.evals.scores.bootstrap import Interval, Statistic, bootstrap_interval
+from poolformer_jax.evals.bootstrap import Interval, Statistic, bootstrap_interval
 from poolformer_jax.evals.scores.frechet import Gaussian, frechet_distance_to
 from poolformer_jax.evals.scores.inception import (
     am_score,
@@ -22,7 +22,7 @@ from poolformer_jax.evals.scores.reference import ReferenceStatistics
 
 # The fewest clips that published FIDs on SC09 are of (models without a likelihood, in the SaShiMi
 # paper), and twice the width of the features.
-MIN_FRECHET_SAMPLES = 2_048
+MIN_FRECHET_CLIPS = 2_048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SampleMetrics:
     """Scores of generated clips; `dataclasses.asdict` makes it JSON.
 
     Attributes:
-      num_samples: Generated clips.
+      num_clips: Scored clips.
       num_reference: Clips that they are compared with.
       fid: Fréchet distance of the features (0 is best).
       fid_is_biased: Whether there are fewer than 2,048 clips. Every FID is too large on average,
@@ -56,7 +56,7 @@ class SampleMetrics:
       ndb: Share of feature space's cells that are filled differently (lower is better).
     """
 
-    num_samples: int
+    num_clips: int
     num_reference: int
     fid: Score
     fid_is_biased: bool
@@ -72,9 +72,7 @@ def sample_metrics(
     features: Float[np.ndarray, "b d"],
     log_probs: Float[np.ndarray, "b classes"],
     *,
-    resamples: int = 200,
-    frechet_resamples: int = 50,
-    confidence: float = 0.95,
+    resamples: int = 50,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SampleMetrics:
@@ -84,10 +82,9 @@ def sample_metrics(
       reference: Of the training set, from the same classifier.
       features: Of the generated clips.
       log_probs: Of their classes, finite: `log_softmax` of the logits.
-      resamples: For the intervals; none are computed if 0.
-      frechet_resamples: The same for the Fréchet distance, which is what takes time: with 1,024
-        features one took 1 s on an idle machine and 12 s on a busy one.
-      confidence: Of the intervals.
+      resamples: For the interval of each score; none are computed if 0. What takes time is the
+        Fréchet distance: with 1,024 features one took 1 s on an idle machine and 12 s on a busy
+        one.
       seed: Of the resamples. The scores themselves draw with the seed 0 of the published code.
       on_progress: Called with the resamples done and their total, of all scores together: once
         before the first and after each; not at all without any.
@@ -106,12 +103,9 @@ def sample_metrics(
         )
     if not np.isfinite(log_probs).all():
         raise ValueError("a log-probability isn't finite; pass log_softmax of the logits")
+    done, total = 0, 6 * resamples
 
-    done, total = 0, frechet_resamples + 5 * resamples
-
-    def score(
-        statistic: Statistic, *, bounds: tuple[float, float], resamples: int = resamples
-    ) -> Score:
+    def score(statistic: Statistic, low: float, high: float = math.inf) -> Score:
         def counted(clips: Int[np.ndarray, " n"]) -> float:
             nonlocal done
             resampled = statistic(clips)
@@ -120,46 +114,34 @@ def sample_metrics(
             return resampled
 
         value = statistic(np.arange(n))
-        interval = None
-        if resamples:
-            interval = bootstrap_interval(
-                counted,
-                n,
-                score=value,
-                resamples=resamples,
-                seed=seed,
-                confidence=confidence,
-                bounds=bounds,
-            )
-        return Score(value, interval)
+        if not resamples:
+            return Score(value, None)
+        bounds = (low, high)
+        return Score(
+            value,
+            bootstrap_interval(
+                counted, n, score=value, resamples=resamples, seed=seed, bounds=bounds
+            ),
+        )
 
     if total:
         on_progress(done, total)
-
     distance = frechet_distance_to(reference.gaussian)
     # Before the cells, because it checks the features.
-    fid = score(
-        lambda clips: distance(Gaussian.of(features[clips])),
-        bounds=(0.0, math.inf),
-        resamples=frechet_resamples,
-    )
+    fid = score(lambda clips: distance(Gaussian.of(features[clips])), 0.0)
     cells = assign_cells(features, reference.cells.centroids)
     return SampleMetrics(
-        num_samples=n,
+        num_clips=n,
         num_reference=reference.gaussian.count,
         fid=fid,
-        fid_is_biased=n < MIN_FRECHET_SAMPLES,
+        fid_is_biased=n < MIN_FRECHET_CLIPS,
         inception_score=score(
-            lambda clips: inception_score(log_probs[clips]), bounds=(1.0, float(num_classes))
+            lambda clips: inception_score(log_probs[clips]), 1.0, float(num_classes)
         ),
-        inception_score_s4=score(
-            lambda clips: inception_score_s4(log_probs[clips]), bounds=(1.0, math.inf)
-        ),
+        inception_score_s4=score(lambda clips: inception_score_s4(log_probs[clips]), 1.0),
         modified_inception_score=score(
-            lambda clips: modified_inception_score(log_probs[clips]), bounds=(1.0, math.inf)
+            lambda clips: modified_inception_score(log_probs[clips]), 1.0
         ),
-        am_score=score(
-            lambda clips: am_score(log_probs[clips], reference.probs), bounds=(0.0, math.inf)
-        ),
-        ndb=score(lambda clips: ndb(cells[clips], reference.cells.counts), bounds=(0.0, 1.0)),
+        am_score=score(lambda clips: am_score(log_probs[clips], reference.probs), 0.0),
+        ndb=score(lambda clips: ndb(cells[clips], reference.cells.counts), 0.0, 1.0),
     )

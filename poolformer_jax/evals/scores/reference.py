@@ -1,19 +1,26 @@
-"""What generated clips are compared with: statistics of the training set, kept in one file."""
+"""What generated clips are compared with: statistics of the training set, computed once."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Float64
 
+from poolformer_jax.evals.samples.clip_sets import ClipSet
+from poolformer_jax.evals.scores.classified import ClassifiedClips
 from poolformer_jax.evals.scores.frechet import Gaussian
 from poolformer_jax.evals.scores.inception import mean_probs
 from poolformer_jax.evals.scores.ndb import Cells, fit_cells
+from poolformer_jax.files import write_whole
+
+Classify = Callable[[ClipSet], ClassifiedClips]
 
 # Raised when the same features would give other statistics.
 _VERSION = 1
@@ -64,25 +71,18 @@ class ReferenceStatistics:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an npz file, in one go: a reader never sees half of it."""
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # By process: several may compute the same reference at the same time.
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(
-                    file,
-                    key=self.key,
-                    mean=self.gaussian.mean,
-                    scatter=self.gaussian.scatter,
-                    count=self.gaussian.count,
-                    probs=self.probs,
-                    centroids=self.cells.centroids,
-                    cell_counts=self.cells.counts,
-                )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            key=self.key,
+            mean=self.gaussian.mean,
+            scatter=self.gaussian.scatter,
+            count=self.gaussian.count,
+            probs=self.probs,
+            centroids=self.cells.centroids,
+            cell_counts=self.cells.counts,
+        )
+        write_whole(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, key: str) -> ReferenceStatistics:
@@ -120,21 +120,52 @@ class ReferenceStatistics:
         return reference
 
 
-def reference_key(*, classifier: str, front_end: str, data: str, num_cells: int = 50) -> str:
+def cached_reference(
+    folder: pathlib.Path, clips: ClipSet, classify: Classify, *, key: str, num_cells: int = 50
+) -> ReferenceStatistics:
+    """Reads the statistics of the reference, or computes them and keeps them as <key>.npz.
+
+    Args:
+      folder: Where references are kept.
+      clips: The reference.
+      classify: Classifies them.
+      key: `reference_key` of all that they depend on.
+      num_cells: Cells of feature space.
+
+    Raises:
+      ValueError: If the file is damaged, or there are fewer distinct clips than cells.
+    """
+    path = folder / f"{key}.npz"
+    try:
+        return ReferenceStatistics.load(path, key=key)
+    except FileNotFoundError:
+        classified = classify(clips)
+    reference = ReferenceStatistics.of(
+        classified.features, classified.log_probs, key=key, num_cells=num_cells
+    )
+    reference.save(path)
+    return reference
+
+
+def reference_key(
+    *, classifier: str, front_end: str, manifest: str, split: str, num_cells: int = 50
+) -> str:
     """Returns a name, 32 hexadecimal digits, for statistics that depend on nothing else.
 
     Args:
       classifier: Hash of the classifier's weights.
       front_end: Hash of the front end's settings.
-      data: Hash of the reference clips, for example of the data set's manifest and the split.
+      manifest: Hash of the data set's manifest.
+      split: Of the data set.
       num_cells: Cells of feature space.
 
     Raises:
       ValueError: If a hash is empty.
     """
-    parts = {"classifier": classifier, "front_end": front_end, "data": data}
+    parts = {"classifier": classifier, "front_end": front_end, "manifest": manifest}
     for name, value in parts.items():
         if not value:
-            raise ValueError(f"the hash of {name} is empty; statistics of others would pass for it")
+            raise ValueError(f"the hash of {name} is empty; statistics of others would match it")
+    parts["data"] = hashlib.sha256(f"{parts.pop('manifest')}/{split}".encode()).hexdigest()
     text = json.dumps({**parts, "num_cells": num_cells, "version": _VERSION}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,14 +1,18 @@
-"""Scores of a folder of generated clips, and of the real and other clips that bound them."""
+"""Scores of a folder of generated clips, and of the real and other clips that bound them.
+
+The way through this room: a classifier turns sets of clips into features and probabilities
+(`classified`), those of the training clips are what others are compared with (`reference`), all
+scores of one set are computed at once (`metrics`), and here they are put together, set by set, with
+what a reader has to know about them, as `metrics.json` and the page show it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +22,12 @@ from poolformer_jax.evals.samples.clip_sets import ClipSet
 from poolformer_jax.evals.samples.generated import GeneratedClips
 from poolformer_jax.evals.samples.wav_folder import FolderReport
 from poolformer_jax.evals.scores.classified import ClassifiedClips
-from poolformer_jax.evals.scores.likelihood_filter import likelihood_quantile_filter
-from poolformer_jax.evals.scores.metrics import MIN_FRECHET_SAMPLES, SampleMetrics, sample_metrics
-from poolformer_jax.evals.scores.reference import ReferenceStatistics
-from poolformer_jax.files import write_whole
-
-Classify = Callable[[ClipSet], ClassifiedClips]
+from poolformer_jax.evals.scores.likelihood_filter import HIGH, LOW, likelihood_quantile_filter
+from poolformer_jax.evals.scores.metrics import MIN_FRECHET_CLIPS, SampleMetrics, sample_metrics
+from poolformer_jax.evals.scores.reference import Classify, ReferenceStatistics
+from poolformer_jax.files import write_json
 
 RESULT_FILE = "metrics.json"
-LOW_QUANTILE, HIGH_QUANTILE = 0.40, 0.95  # Of the likelihood, as SaShiMi's scores are filtered.
 _NAMES_IN_RESULT = 20
 
 
@@ -38,7 +39,7 @@ class ScoredSet:
       name: For machines, such as `samples`.
       title: For people.
       metrics: The scores.
-      clips: What the classifier makes of each clip.
+      clips: The classifier's features and probabilities of each clip.
     """
 
     name: str
@@ -70,7 +71,6 @@ class Scorer:
             clips.features,
             clips.log_probs,
             resamples=self.resamples,
-            frechet_resamples=self.resamples,
             seed=self.seed,
             on_progress=functools.partial(self.on_progress, title),
         )
@@ -79,17 +79,12 @@ class Scorer:
     def score_filtered(
         self, scored: ScoredSet, log_likelihoods: Float[np.ndarray, " b"]
     ) -> ScoredSet:
-        """Scores the clips of middling likelihood alone, as SaShiMi's published scores are.
+        """Scores the clips of moderate likelihood alone, as SaShiMi's published scores are.
 
         Raises:
-          ValueError: If fewer than 2 clips are left, or a likelihood isn't finite.
+          ValueError: As `likelihood_quantile_filter`.
         """
-        kept = likelihood_quantile_filter(log_likelihoods, low=LOW_QUANTILE, high=HIGH_QUANTILE)
-        if len(kept) < 2:
-            raise ValueError(
-                f"of {len(log_likelihoods)} clips {len(kept)} is left between the quantiles "
-                f"{LOW_QUANTILE} and {HIGH_QUANTILE} of the second half; draw more"
-            )
+        kept = likelihood_quantile_filter(log_likelihoods)
         names = {scored.clips.names[clip] for clip in kept}
         before = scored.clips.report
         report = FolderReport(
@@ -97,66 +92,94 @@ class Scorer:
             silent=tuple(name for name in before.silent if name in names),
             non_finite=tuple(name for name in before.non_finite if name in names),
         )
-        return self.score(
-            f"{scored.name}_filtered",
-            f"{scored.title}, filtered {LOW_QUANTILE:.2f}–{HIGH_QUANTILE:.2f}",
-            scored.clips.take(kept, report),
-        )
+        title = f"{scored.title}, filtered {LOW:.2f}–{HIGH:.2f}"
+        return self.score(f"{scored.name}_filtered", title, scored.clips.take(kept, report))
 
 
-def data_hash(manifest_sha256: str, split: str) -> str:
-    """SHA-256 of the identity of a split."""
-    return hashlib.sha256(f"{manifest_sha256}/{split}".encode()).hexdigest()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The scores of a folder of generated clips, as far as they are computed.
+
+    Attributes:
+      samples: The generated clips.
+      sets: All scored sets; the first is of all generated clips.
+      faults: What a reader has to know about the generated clips.
+      reference: What the clips were compared with.
+      class_names: Names of the classes.
+      about: How the scores were made: what else `metrics.json` shall say.
+    """
+
+    samples: GeneratedClips
+    sets: Sequence[ScoredSet]
+    faults: Sequence[str]
+    reference: ReferenceStatistics
+    class_names: Sequence[str]
+    about: Mapping[str, Any]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must not overlook."""
+        return [*find_count_warnings(self.sets), *self.faults]
+
+    def write(self, folder: pathlib.Path) -> pathlib.Path:
+        """Writes `metrics.json` and returns its path; a score that is not finite becomes null."""
+        sets = [_describe(scored, self.class_names) for scored in self.sets]
+        path = folder / RESULT_FILE
+        write_json(path, _strict({**self.about, "warnings": self.warnings, "sets": sets}))
+        return path
 
 
-def cached_reference(
-    path: pathlib.Path, clips: ClipSet, classify: Classify, *, key: str, num_cells: int
-) -> ReferenceStatistics:
-    """Reads the statistics of the reference, or computes them once and keeps them.
+def score_samples(
+    samples: GeneratedClips,
+    classified: ClassifiedClips,
+    scorer: Scorer,
+    *,
+    class_names: Sequence[str],
+    about: Mapping[str, Any],
+    baselines: Sequence[ClipSet],
+    classify: Classify,
+) -> Iterator[Scores]:
+    """Scores generated clips, those of moderate likelihood if it is known, and what bounds them.
 
     Args:
-      path: Of the file that keeps them.
-      clips: The reference.
-      classify: Computes what the classifier makes of them.
-      key: `reference_key` of all that they depend on.
-      num_cells: Cells of feature space.
+      samples: The generated clips.
+      classified: The same, classified.
+      scorer: How to score them.
+      class_names: See `Scores`.
+      about: See `Scores`.
+      baselines: Sets to score beside.
+      classify: Classifies them.
 
-    Raises:
-      ValueError: If the file is damaged, or there are fewer distinct clips than cells.
-    """
-    try:
-        return ReferenceStatistics.load(path, key=key)
-    except FileNotFoundError:
-        classified = classify(clips)
-    reference = ReferenceStatistics.of(
-        classified.features, classified.log_probs, key=key, num_cells=num_cells
-    )
-    reference.save(path)
-    return reference
-
-
-def score_generated(
-    samples: GeneratedClips, classified: ClassifiedClips, scorer: Scorer
-) -> tuple[list[ScoredSet], list[str]]:
-    """Scores generated clips, and those of middling likelihood if it is known.
-
-    Returns:
-      (one or two sets, warnings; those of `find_count_warnings`, of all sets, not among them).
+    Yields:
+      The scores so far, first without the baselines and then after each of them: intervals may take
+      minutes, and an interruption should cost no more than those of one set.
     """
     generated = scorer.score(samples.clips.name, samples.clips.title, classified)
-    sets, warnings = [generated], find_warnings(generated)
+    sets, faults = [generated], find_faults(generated)
     if samples.rows is not None:
         log_likelihoods = np.array([row.log_likelihood for row in samples.rows])
         try:
             sets.append(scorer.score_filtered(generated, log_likelihoods))
         except ValueError as error:
-            warnings.append(f"there is no row of clips filtered by likelihood: {error}")
+            faults.append(f"there is no row of clips filtered by likelihood: {error}")
     elif samples.settings is not None:
-        warnings.append(
-            f"{samples.folder} is not complete: launch.sample writes the likelihoods at its end, "
-            "and without them there is no row of clips filtered by likelihood"
+        faults.append(
+            f"{samples.folder} is not complete, so there is no row of clips filtered by "
+            "likelihood: launch.sample writes the likelihoods when the last clip is drawn"
         )
-    return sets, warnings
+    scores = Scores(
+        samples=samples,
+        sets=sets,
+        faults=faults,
+        reference=scorer.reference,
+        class_names=class_names,
+        about=about,
+    )
+    yield scores
+    for clips in baselines:
+        scored = scorer.score(clips.name, clips.title, classify(clips))
+        scores = dataclasses.replace(scores, sets=[*scores.sets, scored])
+        yield scores
 
 
 def check_classes(known: Sequence[str], wanted: Sequence[str], data: str) -> None:
@@ -175,82 +198,38 @@ def check_classes(known: Sequence[str], wanted: Sequence[str], data: str) -> Non
 def find_count_warnings(sets: Sequence[ScoredSet]) -> list[str]:
     """What a reader has to know about the numbers of clips of all sets, also of real ones."""
     found = [
-        f"FID is biased: {scored.title} has {scored.metrics.num_samples:,} clips, fewer than "
-        f"{MIN_FRECHET_SAMPLES:,}. It is too large, the more so the fewer clips there are; "
-        "compare it with an equal number of clips only, and not with published values"
+        f"FID is biased: {scored.title} has {scored.metrics.num_clips:,} clips, fewer than "
+        f"{MIN_FRECHET_CLIPS:,}. The fewer the clips, the larger the FID: compare it only with "
+        "that of equally many clips, and not with published values"
         for scored in sets
         if scored.metrics.fid_is_biased
     ]
-    if len({scored.metrics.num_samples for scored in sets}) > 1:
-        counts = "; ".join(f"{scored.title}: {scored.metrics.num_samples:,}" for scored in sets)
+    if len({scored.metrics.num_clips for scored in sets}) > 1:
+        counts = "; ".join(f"{scored.title}: {scored.metrics.num_clips:,}" for scored in sets)
         found.append(
-            f"the sets differ in number of clips ({counts}): FID falls with it, and NDB rises, so "
-            "that NDB looks better the fewer clips there are; compare equal numbers only"
+            f"the sets differ in number of clips ({counts}): with fewer clips FID looks worse and "
+            "NDB looks better; compare equal numbers only"
         )
     return found
 
 
-def find_warnings(scored: ScoredSet) -> list[str]:
+def find_faults(scored: ScoredSet) -> list[str]:
     """What a reader has to know about generated clips that are not as they should be."""
-    report, count = scored.clips.report, len(scored.clips.names)
+    report = scored.clips.report
     found = []
     for names, fault in (
-        (report.silent, "silent (all samples are equal)"),
-        (report.non_finite, "holding NaN or infinity, which was read as 0"),
+        (report.silent, "are silent (all samples are equal)"),
+        (report.non_finite, "hold NaN or infinity, which was read as 0"),
     ):
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            found.append(
-                f"{len(names):,} of {count:,} {scored.title} clips are scored although {fault}: "
-                f"{shown}"
-            )
-    if report.padded:
-        found.append(
-            f"{report.padded:,} of {count:,} {scored.title} clips are shorter than a second and "
-            "were filled up with silence"
-        )
-    if report.truncated:
-        found.append(
-            f"{report.truncated:,} of {count:,} {scored.title} clips are longer than a second: "
-            "the scores are of their first second"
-        )
-    if report.resampled:
-        found.append(
-            f"{report.resampled:,} of {count:,} {scored.title} clips had another rate or several "
-            "channels and were converted"
-        )
-    return found
-
-
-def write_result(
-    folder: pathlib.Path,
-    sets: Sequence[ScoredSet],
-    warnings: Sequence[str],
-    *,
-    about: Mapping[str, Any],
-    class_names: Sequence[str],
-) -> pathlib.Path:
-    """Writes `metrics.json` in one go; a score that is not finite becomes null.
-
-    Args:
-      folder: Of the file.
-      sets: With their scores.
-      warnings: What a reader has to know.
-      about: What else the file shall say.
-      class_names: Names of the classes.
-
-    Returns:
-      The path of the file.
-    """
-    result = {
-        **about,
-        "warnings": list(warnings),
-        "sets": [_describe(scored, class_names) for scored in sets],
-    }
-    path = folder / RESULT_FILE
-    text = json.dumps(_strict(result), indent=2, allow_nan=False) + "\n"
-    write_whole(path, text)
-    return path
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        found.append((len(names), f"{fault}; they are scored all the same: {shown}"))
+    found += [
+        (report.padded, "are shorter than a second and were filled up with silence"),
+        (report.truncated, "are longer than a second: the scores are of their first second"),
+        (report.resampled, "had another rate or several channels and were converted"),
+    ]
+    total = f"{len(scored.clips.names):,} {scored.title} clips"
+    return [f"{count:,} of {total} {fault}" for count, fault in found if count]
 
 
 def _describe(scored: ScoredSet, class_names: Sequence[str]) -> dict[str, Any]:
@@ -278,6 +257,7 @@ def _names(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _strict(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN."""
     match value:
         case dict():
             return {name: _strict(part) for name, part in value.items()}

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from poolformer_jax.evals.scores.metrics import Score
-from poolformer_jax.evals.scores.published import PublishedScores
 from poolformer_jax.evals.scores.scoring import ScoredSet
 
 COLUMNS = {
@@ -21,27 +20,11 @@ COLUMNS = {
 
 HEADER = ("", "clips", *COLUMNS.values())
 
-_PUBLISHED_FIELDS = ("fid", "inception_score_s4", "modified_inception_score", "am_score")
-
-PUBLISHED_HEADER = ("", "parameters", "bits ↓", *(COLUMNS[field] for field in _PUBLISHED_FIELDS))
-
-_NONE = "–"
-
 
 def score_row(scored: ScoredSet) -> tuple[str, ...]:
     """A set's title, number of clips and scores with half of their intervals."""
     scores = [format_score(getattr(scored.metrics, field)) for field in COLUMNS]
-    return (scored.title, f"{scored.metrics.num_samples:,}", *scores)
-
-
-def published_row(scores: PublishedScores) -> tuple[str, ...]:
-    """The cells of a published row, with as many decimals as were published."""
-    bits = _NONE if scores.bits_per_sample is None else f"{scores.bits_per_sample:.3f}"
-    values = [getattr(scores, field) for field in _PUBLISHED_FIELDS]
-    texts = [
-        _NONE if value is None else f"{value:.{1 if value >= 100 else 2}f}" for value in values
-    ]
-    return (scores.title, scores.params or _NONE, bits, *texts)
+    return (scored.title, f"{scored.metrics.num_clips:,}", *scores)
 
 
 def format_score(score: Score) -> str:

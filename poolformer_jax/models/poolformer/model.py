@@ -20,7 +20,8 @@ from poolformer_jax.layers.embedding import InputEmbedding, OutputHead
 from poolformer_jax.models.config import check_length
 from poolformer_jax.models.poolformer.backbone import BackboneState, make_block
 from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.ops.categorical import Draw, draw_codes, guide_logits, log_probs_of
+from poolformer_jax.ops.categorical import draw_codes, guide_logits, log_probs_of
+from poolformer_jax.ops.draw import Draw
 
 
 @struct.dataclass

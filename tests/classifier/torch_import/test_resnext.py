@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.files import load_classifier
-from poolformer_jax.classifier.network import ClassifierConfig, classify
+from poolformer_jax.classifier.network import classify
 from poolformer_jax.classifier.torch_import.checkpoint import read_torch_tensors
 from poolformer_jax.classifier.torch_import.resnext import import_resnext
 from tests.classifier.resnext_oracle import random_tensors, resnext, tensor_shapes

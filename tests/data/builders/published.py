@@ -59,15 +59,11 @@ def speech_commands_files():
     return files
 
 
-def beethoven_files(count=4_328, samples=20):
-    return wavs([f"{i}.wav" for i in range(count)], samples=samples)
-
-
 def youtubemix_files(count=241, samples=200):
     return wavs([f"out{i:03d}.wav" for i in range(count)], samples=samples)
 
 
-def fsdd_files(speakers=("george", "theo"), takes=range(50), samples=100):
+def fsdd_files(speakers=("theo",), takes=range(50), samples=100):
     names = [
         f"recordings/{digit}_{speaker}_{take}.wav"
         for digit in range(10)

@@ -10,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from poolformer_jax.data.builders import prepare
 from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.source import open_splits
 from tests.data.builders import published
 
 URL = "gs://bucket/data/"
@@ -61,7 +62,7 @@ def cached_folders(tmp_path):
 def test_what_is_prepared_in_a_bucket_is_read_from_disk(filled, tmp_path):
     assert f"{FOLDER}/manifest.json" in filled.store
     assert not list((tmp_path / "cache").rglob("*"))  # Built in a temporary folder, and uploaded.
-    source = prepare.open_splits(CONFIG)["train"]
+    source = open_splits(CONFIG)["train"]
     names = {example["name"].decode() for example in source}
     assert len(names) == len(source) == 40
     (manifest,) = cached_folders(tmp_path)
@@ -69,24 +70,24 @@ def test_what_is_prepared_in_a_bucket_is_read_from_disk(filled, tmp_path):
     for path in filled.store:
         if not path.endswith("manifest.json"):
             filled.store[path].truncate(0)
-    assert len(prepare.open_splits(CONFIG)["test"]) == 20
+    assert len(open_splits(CONFIG)["test"]) == 20
     assert cached_folders(tmp_path) == [manifest]
 
 
 def test_damage_on_disk_is_copied_anew(filled, tmp_path):
-    prepare.open_splits(CONFIG)["train"]
+    open_splits(CONFIG)["train"]
     (shard,) = (tmp_path / "cache").rglob("sc09-train.array_record*")
     shard.write_bytes(b"damaged")
-    assert len(prepare.open_splits(CONFIG)["train"]) == 40
+    assert len(open_splits(CONFIG)["train"]) == 40
     assert shard.stat().st_size > 10_000
 
 
 def test_another_data_set_at_the_same_place_is_copied_too(filled, tmp_path):
-    prepare.open_splits(CONFIG)["train"]
+    open_splits(CONFIG)["train"]
     filled.store.clear()
     archive = published.write_zip(tmp_path / "more.zip", published.sc09_files(takes=5))
     prepare.prepare(CONFIG, manual_dir=archive)
-    assert len(prepare.open_splits(CONFIG)["train"]) == 60
+    assert len(open_splits(CONFIG)["train"]) == 60
     assert len(cached_folders(tmp_path)) == 2
 
 
@@ -99,44 +100,44 @@ def test_complete_data_set_is_not_uploaded_again(filled, caplog):
 def test_half_an_upload_is_no_data_set_and_is_repaired(filled, tmp_path, monkeypatch):
     del filled.store[f"{FOLDER}/manifest.json"]
     with pytest.raises(FileNotFoundError, match=r"holds no complete data set.*prepare_data"):
-        prepare.open_splits(CONFIG)["train"]
+        open_splits(CONFIG)["train"]
     prepare.prepare(CONFIG, manual_dir=tmp_path / "sc09.zip")
     shard = f"{FOLDER}/sc09-train.array_record-00000-of-00001"
     filled.store[shard].truncate(100)  # A manifest, but not what it promises.
     with pytest.raises(OSError, match=r"is damaged: .*has 100 bytes.*prepare the data set again"):
-        prepare.open_splits(CONFIG)["train"]
+        open_splits(CONFIG)["train"]
     assert not cached_folders(tmp_path)
     prepare.prepare(CONFIG, manual_dir=tmp_path / "sc09.zip")
-    assert len(prepare.open_splits(CONFIG)["train"]) == 40
+    assert len(open_splits(CONFIG)["train"]) == 40
 
 
 def test_garbled_manifest_is_repaired_too(filled, tmp_path):
     filled().pipe(f"{FOLDER}/manifest.json", b"garbage")
     with pytest.raises(OSError, match=r"1.0.0/manifest.json is not a manifest; prepare the data"):
-        prepare.open_splits(CONFIG)
+        open_splits(CONFIG)
     prepare.prepare(CONFIG, manual_dir=tmp_path / "sc09.zip")
-    assert len(prepare.open_splits(CONFIG)["train"]) == 40
+    assert len(open_splits(CONFIG)["train"]) == 40
 
 
 def test_copy_that_was_killed_is_cleaned_up(filled, tmp_path):
-    prepare.open_splits(CONFIG)["train"]
+    open_splits(CONFIG)["train"]
     (manifest,) = cached_folders(tmp_path)
     leftover = manifest.parents[1] / "incomplete.abc"
     shutil.move(manifest.parent, leftover)
-    assert len(prepare.open_splits(CONFIG)["train"]) == 40
+    assert len(open_splits(CONFIG)["train"]) == 40
     assert not leftover.exists()
 
 
 def test_unreachable_bucket_is_an_error_of_its_own(filled, monkeypatch):
     monkeypatch.setattr(filled, "down", True)
     with pytest.raises(OSError, match=r"cannot read gs://bucket/data/sc09.*unplugged.*credentials"):
-        prepare.open_splits(CONFIG)["train"]
+        open_splits(CONFIG)["train"]
 
 
 def test_unwritable_bucket_is_found_before_anything_is_built(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(bucket, "down", True)
     monkeypatch.setattr(bucket, "exists", lambda *_, **__: False)
-    monkeypatch.setattr(prepare, "_built", lambda *_: pytest.fail("it was built"))
+    monkeypatch.setattr(prepare, "_build", lambda *_: pytest.fail("it was built"))
     with pytest.raises(OSError, match=r"cannot write gs://bucket/data/sc09.*unplugged"):
         prepare.prepare(CONFIG, manual_dir=tmp_path)
 
@@ -147,7 +148,7 @@ def test_missing_client_names_the_extra():
 import os, sys
 os.environ["EPATH_USE_TF"] = "false"
 sys.modules["gcsfs"] = None
-from poolformer_jax.data.builders.prepare import open_splits
+from poolformer_jax.data.source import open_splits
 from poolformer_jax.data.config import DataConfig
 try:
     open_splits(DataConfig(name="sc09", data_dir="gs://bucket/data"))["train"]

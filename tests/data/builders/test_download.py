@@ -2,27 +2,17 @@
 
 import http.server
 import os
-import subprocess
 import sys
 import threading
 
 import pytest
 
+from poolformer_jax.data.builders import prepare
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.source import open_splits
 from tests.data.builders import published
 
 pytest.importorskip("huggingface_hub")
-
-CODE = """
-import sys
-from poolformer_jax.data.builders import prepare
-from poolformer_jax.data.config import DataConfig
-config = DataConfig(name=sys.argv[1], data_dir=sys.argv[2], partial=True)
-try:
-    prepare.prepare(config, download=True)
-except (OSError, ImportError) as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-print(len(prepare.open_splits(config)["train"]))
-"""
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -60,90 +50,98 @@ class Hub(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archives")
+    return {
+        "krandiash/sc09/sc09.zip": published.write_zip(folder / "a.zip", published.sc09_files()),
+        # The second of its two names.
+        "krandiash/youtubemix/youtubemix.zip": published.write_zip(
+            folder / "b.zip", published.youtubemix_files()
+        ),
+    }
+
+
 @pytest.fixture
-def hub(tmp_path):
+def hub(archives, tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        sc09 = published.write_zip(tmp_path / "a.zip", published.sc09_files()).read_bytes()
-        mix = published.write_zip(tmp_path / "b.zip", published.youtubemix_files()).read_bytes()
-        server.files = {
-            "krandiash/sc09/sc09.zip": sc09,
-            "krandiash/youtubemix/youtubemix.zip": mix,  # The second of its two names.
-        }
+        server.files = {name: path.read_bytes() for name, path in archives.items()}
         server.gated = {"krandiash/youtubemix", "krandiash/beethoven"}
         server.requests = []
         server.dropping = False  # Whether the connection breaks in the middle of a file.
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        for key in os.environ:
+            if key.startswith("HF_"):
+                monkeypatch.delenv(key)
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        unload_client()
         yield server
+        unload_client()
         server.shutdown()
 
 
-def prepare(hub, tmp_path, name, **environment):
-    """Prepares in a process of its own, because the client reads its environment on import."""
-    environment = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
-        "HF_HOME": str(tmp_path / "hub"),
-        **environment,
-    }
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    return subprocess.run(
-        [sys.executable, "-c", CODE, name, str(tmp_path / "data")],
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-    )
+def unload_client():
+    """The client reads its environment on import, which happens on use."""
+    for name in [*sys.modules]:
+        if name.split(".")[0] == "huggingface_hub":
+            del sys.modules[name]
+
+
+def download(name, data_dir):
+    """Prepares from what the client downloads; returns the number of training clips."""
+    config = DataConfig(name=name, data_dir=str(data_dir), partial=True)
+    prepare.prepare(config, download=True)
+    return len(open_splits(config)["train"])
 
 
 def test_archive_is_downloaded_once_and_prepared(hub, tmp_path):
-    result = prepare(hub, tmp_path, "sc09")
-    assert result.stdout == "40\n", result
+    assert download("sc09", tmp_path / "data") == 40
     assert ("GET", "krandiash/sc09", "sc09.zip") in hub.requests
     hub.requests.clear()
-    result = prepare(hub, tmp_path / "other", "sc09", HF_HOME=str(tmp_path / "hub"))
-    assert result.stdout == "40\n", result
+    assert download("sc09", tmp_path / "other") == 40
     assert "GET" not in {request[0] for request in hub.requests}
 
 
-@pytest.mark.slow
-def test_gated_archive_needs_a_token_and_may_have_another_name(hub, tmp_path):
-    for environment in ({}, {"HF_TOKEN": "hf_bad"}):
-        result = prepare(hub, tmp_path, "youtubemix", **environment)
-        assert result.returncode == 1
-        for text in (
-            "PermissionError: huggingface.co/datasets/krandiash/youtubemix is gated",
-            "accept its terms",
-            "huggingface.co/settings/tokens",
-            "HF_TOKEN",
-        ):
-            assert text in result.stderr, result
-    result = prepare(hub, tmp_path, "youtubemix", HF_TOKEN="hf_good")
-    assert result.stdout == "212\n", result
+def test_gated_archive_needs_a_token_and_may_have_another_name(hub, tmp_path, monkeypatch):
+    message = (
+        "^huggingface.co/datasets/krandiash/youtubemix is gated.*accept its terms.*"
+        "huggingface.co/settings/tokens.*HF_TOKEN"
+    )
+    for token in ("", "hf_bad"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(PermissionError, match=message):
+            download("youtubemix", tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    assert download("youtubemix", tmp_path) == 212
 
 
-def test_archive_that_is_gone_is_named(hub, tmp_path):
-    result = prepare(hub, tmp_path, "beethoven", HF_TOKEN="hf_good")
-    assert "has no file beethoven.zip any more; get the archive elsewhere" in result.stderr, result
+def test_archive_that_is_gone_is_named(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    with pytest.raises(OSError, match=r"has no file beethoven.zip any more; get the archive else"):
+        download("beethoven", tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # The client tries again, for ten seconds.
 def test_dropped_connection_is_one_error(hub, tmp_path):
     hub.dropping = True
-    result = prepare(hub, tmp_path, "sc09")
-    assert "OSError: cannot download sc09.zip from huggingface.co/" in result.stderr, result
-    assert "goes on where it stopped" in result.stderr
-    assert result.stderr.count("Traceback") == 0
+    message = r"cannot download sc09.zip from huggingface.co/.* goes on where it stopped"
+    with pytest.raises(OSError, match=message):
+        download("sc09", tmp_path)
     hub.dropping = False
-    assert prepare(hub, tmp_path, "sc09").stdout == "40\n"
+    assert download("sc09", tmp_path) == 40
 
 
-def test_unreachable_hub_is_named(hub, tmp_path):
+def test_unreachable_hub_is_named(hub, tmp_path, monkeypatch):
     # Offline mode fails like a dead network, but without minutes of retries.
-    result = prepare(hub, tmp_path, "sc09", HF_HUB_OFFLINE="1")
-    assert "OSError: cannot reach huggingface.co/datasets/krandiash/sc09" in result.stderr, result
-    assert "pass its folder as --manual_dir" in result.stderr
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = r"(?s)cannot reach huggingface.co/datasets/krandiash/sc09.*folder as --manual_dir"
+    with pytest.raises(OSError, match=message):
+        download("sc09", tmp_path)
 
 
-def test_missing_client_names_the_extra(tmp_path):
-    code = f"import sys; sys.modules['huggingface_hub'] = None\n{CODE}"
-    command = [sys.executable, "-c", code, "sc09", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert "ImportError: downloading needs huggingface_hub: pip install" in result.stderr, result
+def test_missing_client_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match="downloading needs huggingface_hub: pip install"):
+        download("sc09", tmp_path)

@@ -1,22 +1,22 @@
 """The builders of published data sets, on small archives in the published layouts."""
 
 import itertools
-import signal
 import struct
-import subprocess
 import sys
-import time
+import tempfile
 
 import numpy as np
 import pytest
 
 from poolformer_jax.data.builders import prepare
+from poolformer_jax.data.builders.archive import open_archive
+from poolformer_jax.data.builders.beethoven import Beethoven
 from poolformer_jax.data.builders.features import DIGIT_WORDS
 from poolformer_jax.data.builders.fsdd import Fsdd
+from poolformer_jax.data.builders.youtubemix import Youtubemix
 from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.source import SPLITS, open_splits
 from tests.data.builders import published
-
-SPLITS = prepare.SPLITS
 
 
 def build(tmp_path, name, files, *, partial=True, archive="archive.zip", **arguments):
@@ -30,7 +30,7 @@ def build(tmp_path, name, files, *, partial=True, archive="archive.zip", **argum
 def read(config):
     splits = {}
     for split in SPLITS:
-        examples = list(prepare.open_splits(config)[split])
+        examples = list(open_splits(config)[split])
         splits[split] = {example["name"].decode(): example for example in examples}
         assert len(splits[split]) == len(examples)
     return splits
@@ -42,7 +42,7 @@ def assert_nothing_is_left(tmp_path, name):
     for partial in (True, False):
         config = DataConfig(name=name, data_dir=str(tmp_path / "data"), partial=partial)
         with pytest.raises(FileNotFoundError, match=r"python -m launch.prepare_data"):
-            prepare.open_splits(config)["train"]
+            open_splits(config)["train"]
 
 
 def test_sc09_splits_by_its_lists(tmp_path):
@@ -114,21 +114,33 @@ def test_extracted_folder_is_the_same_as_the_archive(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "files", "counts", "first_of"),
+    ("builder", "pattern", "counts", "first_of"),
     [
-        ("beethoven", published.beethoven_files, (3_808, 260, 260), (0, 3_808, 4_068)),
-        ("youtubemix", published.youtubemix_files, (212, 14, 15), (0, 212, 226)),
+        (Beethoven, "{}.wav", (3_808, 260, 260), (0, 3_808, 4_068)),
+        (Youtubemix, "out{:03d}.wav", (212, 14, 15), (0, 212, 226)),
     ],
 )
-def test_music_splits_by_number(tmp_path, name, files, counts, first_of):
-    splits = build(tmp_path, name, files(), partial=False)
-    pattern = "out{:03d}.wav" if name == "youtubemix" else "{}.wav"
+def test_music_splits_by_number(tmp_path, builder, pattern, counts, first_of):
+    names = [pattern.format(number) for number in range(sum(counts))]
+    path = published.write_zip(tmp_path / "archive.zip", dict.fromkeys(names, b""))
+    archive = open_archive(path, file_names=(), clip_pattern=builder.CLIP_PATTERN)
+    plan = object.__new__(builder).plan(archive)
     for split, count, first in zip(SPLITS, counts, first_of, strict=True):
-        names = [pattern.format(number) for number in range(first, first + count)]
-        assert splits[split].keys() == set(names)
-        for clip in (names[0], names[-1]):
-            audio = splits[split][clip]["audio"]
-            np.testing.assert_array_equal(audio, published.pcm_of(clip, len(audio)))
+        assert [clip.name for clip in plan[split]] == names[first : first + count]
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "partial", "counts"),
+    [
+        ("beethoven", published.wavs(["0.wav", "3808.wav", "4327.wav"]), True, [1, 1, 1]),
+        ("youtubemix", published.youtubemix_files(), False, [212, 14, 15]),
+    ],
+)
+def test_music_is_built(tmp_path, name, files, partial, counts):
+    splits = build(tmp_path, name, files, partial=partial)
+    assert [len(splits[split]) for split in SPLITS] == counts
+    for clip, example in itertools.chain(*(split.items() for split in splits.values())):
+        np.testing.assert_array_equal(example["audio"], published.pcm_of(clip))
 
 
 def test_fsdd_splits_by_take(tmp_path):
@@ -139,7 +151,7 @@ def test_fsdd_splits_by_take(tmp_path):
         "validation": set(range(5, 10)),
         "test": set(range(5)),
     }
-    assert [len(splits[split]) for split in SPLITS] == [800, 100, 100]
+    assert [len(splits[split]) for split in SPLITS] == [400, 50, 50]
     example = splits["test"]["7_theo_3.wav"]
     assert DIGIT_WORDS[example["label"]] == "seven" and example["speaker"] == b"theo"
     assert len(example["audio"]) == 200
@@ -200,7 +212,7 @@ def test_a_faulty_clip_is_named_and_nothing_is_left(tmp_path, content, fault):
         ),
         (
             "beethoven",
-            without(published.beethoven_files(samples=1), "17.wav"),
+            {f"{number}.wav": b"" for number in range(4_328) if number != 17},
             "lacks 1 of 4,328 clips, such as 17.wav",
         ),
         (
@@ -208,14 +220,14 @@ def test_a_faulty_clip_is_named_and_nothing_is_left(tmp_path, content, fault):
             published.youtubemix_files(count=230),
             "lacks 11 of 241 clips, such as out230.wav",
         ),
-        ("fsdd", published.fsdd_files(), "has 800 clips of the train split, expected 2,400"),
+        ("fsdd", published.fsdd_files(), "has 400 clips of the train split, expected 2,400"),
     ],
 )
 def test_missing_clips_are_counted_unless_a_part_will_do(tmp_path, caplog, name, files, fault):
     with pytest.raises(ValueError, match=rf"archive.zip {fault}; get the pub.*--allow_partial"):
         build(tmp_path, name, files, partial=False)
     assert_nothing_is_left(tmp_path, name)
-    if name != "beethoven":  # It would take seconds and prove no more.
+    if name != "beethoven":  # Its clips here are empty.
         splits = build(tmp_path, name, files, partial=True)
         assert sum(map(len, splits.values())) == sum(key.endswith(".wav") for key in files)
         assert any(fault in record.getMessage() for record in caplog.records)
@@ -225,7 +237,7 @@ def test_a_part_is_no_whole(tmp_path):
     build(tmp_path, "sc09", published.sc09_files(), partial=True)
     config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError, match=r"a subset is there: .* config.data.partial=True"):
-        prepare.open_splits(config)["train"]
+        open_splits(config)["train"]
 
 
 @pytest.mark.parametrize(
@@ -247,12 +259,16 @@ def test_a_part_is_no_whole(tmp_path):
             published.sc09_files() | {"validation_list.txt": b"\n"},
             "has no clip of the validation split",
         ),
-        ("sc09", published.beethoven_files(count=3), "is another archive: none of its 3 files"),
-        ("beethoven", published.youtubemix_files(count=3), "is another archive"),
+        (
+            "sc09",
+            published.wavs(["0.wav", "1.wav", "2.wav"]),
+            "is a different archive: none of its 3 files",
+        ),
+        ("beethoven", published.youtubemix_files(count=3), "is a different archive"),
         (
             "youtubemix",
             published.youtubemix_files() | published.wavs(["out241.wav"]),
-            "holds out241.wav, which is none of the 241 clips",
+            "holds out241.wav, which is not one of the 241 clips",
         ),
         (
             "fsdd",
@@ -286,14 +302,14 @@ def test_damaged_data_set_is_not_opened_but_prepared_again(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1])
     config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"), partial=True)
     with pytest.raises(FileNotFoundError, match=rf"not ready \({shard} has .*launch.prepare_data"):
-        prepare.open_splits(config)["test"]
+        open_splits(config)["test"]
     # What is left of it stays until something better is there.
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"broken.zip is cut off or damaged"):
         prepare.prepare(config, manual_dir=tmp_path / "broken.zip")
     assert shard.exists()
     prepare.prepare(config, manual_dir=tmp_path / "archive.zip")
-    assert len(prepare.open_splits(config)["train"]) == 40
+    assert len(open_splits(config)["train"]) == 40
     # The data set and its lock, and nothing of the builder's own.
     assert {path.name for path in (tmp_path / "data").rglob("*") if path.is_dir()} == {
         "sc09",
@@ -302,24 +318,20 @@ def test_damaged_data_set_is_not_opened_but_prepared_again(tmp_path):
     }
 
 
-def test_killed_preparation_leaves_nothing_that_looks_complete(tmp_path):
-    archive = published.write_zip(tmp_path / "beethoven.zip", published.beethoven_files())
-    config = DataConfig(name="beethoven", data_dir=str(tmp_path / "data"))
-    code = f"""
-from poolformer_jax.data.builders.prepare import prepare
-from poolformer_jax.data.config import DataConfig
-prepare(DataConfig(name="beethoven", data_dir={config.data_dir!r}), manual_dir={str(archive)!r})
-"""
-    process = subprocess.Popen([sys.executable, "-c", code])
-    while not list((tmp_path / "data").rglob("incomplete.*")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    with pytest.raises(FileNotFoundError, match=r"launch.prepare_data --dataset=beethoven"):
-        prepare.open_splits(config)["train"]
+def test_killed_preparation_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
+    archive = published.write_zip(tmp_path / "sc09.zip", published.sc09_files())
+    config = DataConfig(name="sc09", data_dir=str(tmp_path / "data"), partial=True)
+    with monkeypatch.context() as context:  # As if it were killed: nothing is cleaned up.
+        context.setattr(tempfile.TemporaryDirectory, "__exit__", lambda *_: None)
+        context.setattr(tempfile.TemporaryDirectory, "_cleanup", lambda *_, **__: None)
+        context.setattr(prepare, "write_manifest", lambda _: sys.exit())
+        with pytest.raises(SystemExit):
+            prepare.prepare(config, manual_dir=archive)
+    assert list((tmp_path / "data").rglob("incomplete.*/**/sc09-train.array_record*"))
+    with pytest.raises(FileNotFoundError, match=r"launch.prepare_data --dataset=sc09"):
+        open_splits(config)
     prepare.prepare(config, manual_dir=archive)
-    assert len(prepare.open_splits(config)["train"]) == 3_808
+    assert len(open_splits(config)["train"]) == 40
     assert not list((tmp_path / "data").rglob("incomplete.*"))
 
 
@@ -338,7 +350,7 @@ def test_an_archive_must_come_from_somewhere(tmp_path, name, download, message):
     for nowhere in (tmp_path / "nowhere", ""):
         with pytest.raises(FileNotFoundError, match=rf"manual_dir '{nowhere}' does not exist"):
             prepare.prepare(config, manual_dir=nowhere)
-    with pytest.raises(ValueError, match="nothing is to download; drop one"):
+    with pytest.raises(ValueError, match="both given; drop one of them"):
         prepare.prepare(config, manual_dir=tmp_path, download=True)
     assert not list(tmp_path.iterdir())
 

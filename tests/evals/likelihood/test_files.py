@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from poolformer_jax.data.config import DataConfig
+from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood.evaluator import Likelihood
 from poolformer_jax.evals.likelihood.files import name_variant, write_likelihood
-from poolformer_jax.evals.scores.bootstrap import bootstrap_ratio
 
 SPEECH = [
     {"name": f"{i}, clip.wav".encode(), "label": i, "speaker": b"Zo\xc3\xab"} for i in range(3)

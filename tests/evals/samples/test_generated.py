@@ -60,7 +60,7 @@ def leave_one(folder):
         (remove_clip, r"sample_00001.wav is in log_likelihoods.csv but not in the folder"),
         (add_clip, r"other.wav is in the folder but not in log_likelihoods.csv.*of their own"),
         (break_settings, r"settings.json is not valid JSON .*draw the clips again"),
-        (leave_one, r"holds 1 clip; scores are of 2 clips at least"),
+        (leave_one, r"holds 1 clip; scores need at least 2"),
     ],
 )
 def test_folders_that_cannot_be_scored(tmp_path, spoil, message):
@@ -72,5 +72,5 @@ def test_folders_that_cannot_be_scored(tmp_path, spoil, message):
 
 def test_label_beyond_the_classifier(tmp_path):
     folder = draw(tmp_path / "clips", 3, label_of=lambda clip: 3 + clip)
-    with pytest.raises(ValueError, match="labels 3 to 5, the classifier knows 0 to 4"):
+    with pytest.raises(ValueError, match="labels 3 to 5, but the classifier knows 0 to 4"):
         open_generated(folder, num_classes=5)

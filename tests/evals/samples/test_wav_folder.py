@@ -187,7 +187,7 @@ def test_empty_clip_is_refused(tmp_path):
 
 
 def test_folders_without_clips_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no WAV file; clips have to lie in it"):
+    with pytest.raises(ValueError, match="holds no WAV file; clips must lie directly in it"):
         list_wavs(tmp_path)
     write_wav(tmp_path / "real_0.wav", np.zeros(4, np.int16), 16_000)
     with pytest.raises(ValueError, match="no WAV file that doesn't start with real_"):

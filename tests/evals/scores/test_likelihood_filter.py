@@ -43,7 +43,8 @@ def test_positions_of_sorted_clips_do_as_well():
     ("log_likelihoods", "quantiles", "message"),
     [
         ([0.0, np.nan, 1.0], {}, "clip 1 has log-likelihood nan"),
-        ([0.0, 1.0], {}, "of 2 clips none is left"),
+        ([0.0, 1.0], {}, "0 of 2 clips lie between"),
+        (np.arange(4.0), {}, "1 of 4 clips lie between"),
         ([0.0] * 100, {"low": 0.9, "high": 0.5}, "quantiles 0.9 to 0.5"),
         ([0.0] * 100, {"high": 1.5}, "quantiles 0.4 to 1.5"),
     ],

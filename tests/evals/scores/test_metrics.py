@@ -36,7 +36,7 @@ def reference():
 
 def test_scores_are_those_of_the_functions(reference):
     features, log_probs = make_clips(1, 300, blur=0.3)
-    metrics = sample_metrics(reference, features, log_probs, resamples=0, frechet_resamples=0)
+    metrics = sample_metrics(reference, features, log_probs, resamples=0)
     values = {
         name: score["value"]
         for name, score in dataclasses.asdict(metrics).items()
@@ -50,17 +50,17 @@ def test_scores_are_those_of_the_functions(reference):
         "am_score": am_score(log_probs, reference.probs),
         "ndb": ndb(assign_cells(features, reference.cells.centroids), reference.cells.counts),
     }
-    assert (metrics.num_samples, metrics.num_reference) == (300, 2_000)
+    assert (metrics.num_clips, metrics.num_reference) == (300, 2_000)
     assert metrics.fid.interval is None
 
 
 def test_scores_are_json_and_lie_in_their_intervals(reference):
-    metrics = sample_metrics(reference, *make_clips(2, 200), resamples=10, frechet_resamples=5)
+    metrics = sample_metrics(reference, *make_clips(2, 200), resamples=10)
     content = json.loads(json.dumps(dataclasses.asdict(metrics), allow_nan=False))
     for name in ("fid", "inception_score", "inception_score_s4", "am_score", "ndb"):
         score = content[name]
         assert score["interval"]["low"] <= score["value"] <= score["interval"]["high"], name
-        assert score["interval"]["resamples"] == (5 if name == "fid" else 10)
+        assert score["interval"]["resamples"] == 10
 
 
 LOW_IS_GOOD = ("fid", "am_score", "ndb")
@@ -75,9 +75,7 @@ HIGH_IS_GOOD = ("inception_score", "inception_score_s4", "modified_inception_sco
 )
 def test_scores_rank_good_clips_before_worse_ones(reference, worse, blind):
     good, bad = (
-        sample_metrics(
-            reference, *make_clips(3, 1_000, **arguments), resamples=20, frechet_resamples=20
-        )
+        sample_metrics(reference, *make_clips(3, 1_000, **arguments), resamples=20)
         for arguments in ({}, worse)
     )
     # By more than the intervals, so none of them is by chance.
@@ -91,9 +89,7 @@ def test_few_clips_are_told_to_bias_the_frechet_distance(reference):
     features, log_probs = make_clips(4, 2_048)
     flags, values = [], []
     for n in (100, 2_047, 2_048):
-        metrics = sample_metrics(
-            reference, features[:n], log_probs[:n], resamples=0, frechet_resamples=0
-        )
+        metrics = sample_metrics(reference, features[:n], log_probs[:n], resamples=0)
         flags.append(metrics.fid_is_biased)
         values.append(metrics.fid.value)
     assert flags == [True, True, False]
@@ -102,8 +98,7 @@ def test_few_clips_are_told_to_bias_the_frechet_distance(reference):
 
 def test_the_seed_decides_the_intervals_and_nothing_else(reference):
     clips = make_clips(5, 100)
-    arguments = {"resamples": 3, "frechet_resamples": 3}
-    a, b, other = (sample_metrics(reference, *clips, seed=seed, **arguments) for seed in (0, 0, 1))
+    a, b, other = (sample_metrics(reference, *clips, seed=seed, resamples=3) for seed in (0, 0, 1))
     assert a == b
     assert a.fid.value == other.fid.value and a.fid.interval != other.fid.interval
 
@@ -111,8 +106,8 @@ def test_the_seed_decides_the_intervals_and_nothing_else(reference):
 def test_progress_counts_the_resamples_of_all_scores(reference):
     clips, calls = make_clips(7, 100), []
     arguments = {"resamples": 3, "on_progress": lambda *counts: calls.append(counts)}
-    sample_metrics(reference, *clips, frechet_resamples=2, **arguments)
-    assert calls == [(done, 2 + 5 * 3) for done in range(2 + 5 * 3 + 1)]
+    sample_metrics(reference, *clips, **arguments)
+    assert calls == [(done, 6 * 3) for done in range(6 * 3 + 1)]
 
 
 def test_bad_clips_are_refused(reference):

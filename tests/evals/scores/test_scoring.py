@@ -6,21 +6,23 @@ import pathlib
 import numpy as np
 import pytest
 
-from poolformer_jax.evals.samples.clip_sets import real_set
+from poolformer_jax.evals.samples.clip_sets import noise_set, real_set
 from poolformer_jax.evals.samples.generated import GeneratedClips
 from poolformer_jax.evals.samples.wav_folder import FolderReport
 from poolformer_jax.evals.scores.classified import classify_clips
 from poolformer_jax.evals.scores.likelihood_filter import likelihood_quantile_filter
-from poolformer_jax.evals.scores.reference import reference_key
+from poolformer_jax.evals.scores.reference import (
+    ReferenceStatistics,
+    cached_reference,
+    reference_key,
+)
 from poolformer_jax.evals.scores.scoring import (
     Scorer,
-    cached_reference,
+    Scores,
     check_classes,
-    data_hash,
     find_count_warnings,
-    find_warnings,
-    score_generated,
-    write_result,
+    find_faults,
+    score_samples,
 )
 from poolformer_jax.sampling.folder import make_row
 from tests.classifier.random_classifier import saved_classifier
@@ -35,14 +37,14 @@ def classify(clips):
 
 
 def key_of(**changes):
-    parts = {"classifier": "c", "front_end": "f", "data": data_hash("m", "train"), "num_cells": 8}
-    return reference_key(**(parts | changes))
+    parts = {"classifier": "c", "front_end": "f", "manifest": "m", "split": "train", "num_cells": 8}
+    return reference_key(**parts | changes)
 
 
-def make_reference(folder, source, classify=classify, **changes):
+def make_reference(folder, source, classify, **changes):
     key = key_of(**changes)
     clips = real_set(source, "train")
-    return cached_reference(folder / f"{key}.npz", clips, classify, key=key, num_cells=8)
+    return cached_reference(folder, clips, classify, key=key, num_cells=8)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,15 @@ def train():
 
 
 @pytest.fixture(scope="module")
-def scorer(train, tmp_path_factory):
-    reference = make_reference(tmp_path_factory.mktemp("references"), train)
+def classified(train):
+    return classify(real_set(train, "train"))
+
+
+@pytest.fixture(scope="module")
+def scorer(classified):
+    reference = ReferenceStatistics.of(
+        classified.features, classified.log_probs, key="train", num_cells=8
+    )
     return Scorer(reference=reference, resamples=0)
 
 
@@ -60,30 +69,37 @@ def score(scorer, source):
     return scorer.score("set", "set", classify(real_set(source, "test")))
 
 
-def test_reference_against_itself(scorer, train):
-    metrics = score(scorer, train).metrics
+@pytest.fixture(scope="module")
+def few(scorer):
+    return score(scorer, tones(6))
+
+
+def test_reference_against_itself(scorer, classified):
+    metrics = scorer.score("set", "set", classified).metrics
     # The traces are sums of squares of float32 features; float64 leaves 1e-15 of them.
     scale = np.trace(scorer.reference.gaussian.covariance)
     assert metrics.fid.value < 1e-10 * scale
     assert metrics.ndb.value == 0
-    assert metrics.num_samples == metrics.num_reference == 90
+    assert metrics.num_clips == metrics.num_reference == 90
     assert metrics.fid.interval is None
 
 
 def test_the_noisier_the_farther(scorer):
     fids = [
-        score(scorer, tones(60, seed=1, noise=noise)).metrics.fid.value
-        for noise in (0.01, 0.03, 0.1, 0.5)
+        score(scorer, tones(30, seed=1, noise=noise)).metrics.fid.value
+        for noise in (0.01, 0.1, 0.5)
     ]
     assert fids == sorted(fids) and fids[-1] > 10 * fids[0]
 
 
-def test_reference_is_computed_once_for_each_classifier_front_end_and_data(train, tmp_path):
+def test_reference_is_computed_once_for_each_classifier_front_end_and_data(
+    train, classified, tmp_path
+):
     calls = []
 
     def counted(clips):
         calls.append(clips.name)
-        return classify(clips)
+        return classified
 
     first = make_reference(tmp_path, train, counted)
     (path,) = tmp_path.iterdir()
@@ -94,9 +110,14 @@ def test_reference_is_computed_once_for_each_classifier_front_end_and_data(train
     np.testing.assert_array_equal(again.cells.centroids, first.cells.centroids)
     make_reference(tmp_path, train, counted, classifier="another")
     make_reference(tmp_path, train, counted, front_end="another")
-    make_reference(tmp_path, train, counted, data=data_hash("m", "test"))
-    make_reference(tmp_path, train, counted, data=data_hash("another", "train"))
+    make_reference(tmp_path, train, counted, split="test")
+    make_reference(tmp_path, train, counted, manifest="another")
     assert len(calls) == len(list(tmp_path.iterdir())) == 5
+
+
+def score_all(samples, scorer, classified, *, baselines=(), classify=classify):
+    options = {"class_names": CLASSES, "about": {}, "classify": classify, "baselines": baselines}
+    return list(score_samples(samples, classified, scorer, **options))
 
 
 def generated(clips, *, log_likelihoods=None, settings=None):
@@ -111,13 +132,12 @@ def generated(clips, *, log_likelihoods=None, settings=None):
     )
 
 
-def test_filtered_row_is_of_the_clips_of_middling_likelihood(scorer):
+def test_filtered_row_is_of_the_clips_of_moderate_likelihood(scorer):
     source = tones(40, seed=2)
     log_likelihoods = np.random.default_rng(0).normal(size=40)
     clips = dataclasses.replace(real_set(source, "test"), name="samples", title="generated")
-    classified = classify(clips)
     samples = generated(clips, log_likelihoods=log_likelihoods, settings={})
-    sets, _ = score_generated(samples, classified, scorer)
+    sets = score_all(samples, scorer, classify(clips))[0].sets
     assert [scored.name for scored in sets] == ["samples", "samples_filtered"]
     kept = likelihood_quantile_filter(log_likelihoods)
     assert len(kept) == 11  # int(0.95 * 20) - int(0.40 * 20)
@@ -136,21 +156,41 @@ def test_filtered_row_is_of_the_clips_of_middling_likelihood(scorer):
     ("options", "warning"),
     [
         ({}, None),
-        ({"settings": {}}, "runs/x is not complete: launch.sample"),
-        ({"settings": {}, "log_likelihoods": [0.1, 0.2, 0.3, 0.4]}, "of 4 clips 1 is left"),
+        ({"settings": {}}, "runs/x is not complete, so there is no row"),
+        (
+            {"settings": {}, "log_likelihoods": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]},
+            "1 of 6 clips lie between",
+        ),
     ],
     ids=["another generator", "interrupted", "too few"],
 )
-def test_without_enough_likelihoods_no_filtered_row(scorer, options, warning):
-    clips = real_set(tones(4), "test")
-    sets, warnings = score_generated(generated(clips, **options), classify(clips), scorer)
-    assert len(sets) == 1
-    assert len(warnings) == (1 if warning is None else 2)  # They are short, in any case.
-    assert warning is None or warning in warnings[1]
+def test_without_enough_likelihoods_no_filtered_row(scorer, few, options, warning):
+    clips = real_set(tones(6), "test")
+    (scores,) = score_all(generated(clips, **options), scorer, few.clips)
+    assert len(scores.sets) == 1
+    assert len(scores.faults) == (1 if warning is None else 2)  # They are short, in any case.
+    assert warning is None or warning in scores.faults[1]
 
 
-def test_warnings_count_and_name_what_is_odd(scorer):
-    scored = score(scorer, tones(6))
+def test_scores_come_again_after_each_baseline(scorer, few, classified):
+    clips = dataclasses.replace(real_set(tones(6), "test"), name="samples")
+    baselines = [noise_set(3), real_set(tones(3), "test")]
+    known = {"noise": few.clips, "real_test": classified}
+    found = score_all(
+        generated(clips),
+        scorer,
+        few.clips,
+        baselines=baselines,
+        classify=lambda clips: known[clips.name],
+    )
+    names = [[scored.name for scored in scores.sets] for scores in found]
+    assert names == [["samples"], ["samples", "noise"], ["samples", "noise", "real_test"]]
+    last = found[-1]
+    assert [scored.metrics.num_clips for scored in last.sets] == [6, 6, 90]
+    assert last.warnings == [*find_count_warnings(last.sets), *last.faults]
+
+
+def test_warnings_count_and_name_what_is_odd(few):
     report = FolderReport(
         num_clips=6,
         silent=("a.wav", "b.wav", "c.wav", "d.wav"),
@@ -159,20 +199,19 @@ def test_warnings_count_and_name_what_is_odd(scorer):
         padded=5,
         truncated=3,
     )
-    odd = dataclasses.replace(scored, clips=dataclasses.replace(scored.clips, report=report))
-    silent, broken, short, long, converted = find_warnings(odd)
+    odd = dataclasses.replace(few, clips=dataclasses.replace(few.clips, report=report))
+    silent, broken, short, long, converted = find_faults(odd)
     assert silent.startswith("4 of 6") and silent.endswith("a.wav, b.wav, c.wav, ...")
     assert broken.startswith("1 of 6") and broken.endswith("e.wav")
     assert short.startswith("5 of 6") and "shorter than a second" in short
     assert long.startswith("3 of 6") and "first second" in long
     assert converted.startswith("2 of 6")
-    as_they_should_be = dataclasses.replace(scored.clips, report=FolderReport(num_clips=6))
-    assert find_warnings(dataclasses.replace(scored, clips=as_they_should_be)) == []
+    as_they_should_be = dataclasses.replace(few.clips, report=FolderReport(num_clips=6))
+    assert find_faults(dataclasses.replace(few, clips=as_they_should_be)) == []
 
 
-def test_each_set_of_few_clips_and_unequal_numbers_are_named(scorer):
-    few = score(scorer, tones(6))
-    metrics = dataclasses.replace(few.metrics, num_samples=2_048, fid_is_biased=False)
+def test_each_set_of_few_clips_and_unequal_numbers_are_named(few):
+    metrics = dataclasses.replace(few.metrics, num_clips=2_048, fid_is_biased=False)
     enough = dataclasses.replace(few, title="enough", metrics=metrics)
     other = dataclasses.replace(few, title="other")
     first, second, unequal = find_count_warnings([few, enough, other])
@@ -195,11 +234,18 @@ def test_file_tells_scores_clips_and_classes_in_strict_json(scorer, tmp_path):
     scored = score(dataclasses.replace(scorer, resamples=4), tones(12, seed=3))
     infinite = dataclasses.replace(scored.metrics.modified_inception_score, value=math.inf)
     metrics = dataclasses.replace(scored.metrics, modified_inception_score=infinite)
-    sets = [dataclasses.replace(scored, metrics=metrics)]
-    about = {"seed": 0, "clips_per_second": None}
-    path = write_result(tmp_path, sets, ["careful"], about=about, class_names=CLASSES)
+    scores = Scores(
+        samples=generated(real_set([], "test")),
+        sets=[dataclasses.replace(scored, metrics=metrics)],
+        faults=["careful"],
+        reference=scorer.reference,
+        class_names=CLASSES,
+        about={"seed": 0, "clips_per_second": None},
+    )
+    path = scores.write(tmp_path)
     content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert content["seed"] == 0 and content["warnings"] == ["careful"]
+    assert content["seed"] == 0 and content["warnings"] == scores.warnings
+    assert scores.warnings[-1] == "careful"
     (found,) = content["sets"]
     assert found["metrics"]["fid"]["value"] == scored.metrics.fid.value
     assert found["metrics"]["fid"]["interval"]["resamples"] == 4

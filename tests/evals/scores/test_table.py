@@ -2,15 +2,9 @@ import math
 
 import pytest
 
-from poolformer_jax.evals.scores.bootstrap import Interval
+from poolformer_jax.evals.bootstrap import Interval
 from poolformer_jax.evals.scores.metrics import Score
-from poolformer_jax.evals.scores.published import PUBLISHED_SC09
-from poolformer_jax.evals.scores.table import (
-    PUBLISHED_HEADER,
-    format_score,
-    published_row,
-    text_table,
-)
+from poolformer_jax.evals.scores.table import format_score, text_table
 
 
 @pytest.mark.parametrize(
@@ -40,17 +34,3 @@ def test_scores_without_interval(value, text):
 def test_columns_are_aligned():
     lines = text_table([("a", "1"), ("name", "1,000")], header=("", "clips")).splitlines()
     assert lines == ["      clips", "----  -----", "a         1", "name  1,000"]
-
-
-def test_published_rows_keep_their_decimals():
-    rows = {row[0] + row[1]: row for row in map(published_row, PUBLISHED_SC09)}
-    assert PUBLISHED_HEADER[3:] == ("FID ↓", "IS-S4 ↑", "mIS ↑", "AM ↓")
-    assert rows["real, train–"][2:] == ("–", "0.00", "8.56", "292.5", "0.16")
-    assert rows["real, test–"][2:] == ("–", "0.02", "8.33", "257.6", "0.19")
-    assert rows["Poolformer7.3M"][2:] == ("1.854", "0.46", "6.46", "–", "–")
-    assert rows["Mamba24.3M"][2:] == ("1.860", "0.67", "7.33", "144.9", "0.36")
-    assert rows["Mamba6.1M"][2:] == ("1.852", "0.94", "6.26", "88.54", "0.52")
-    assert rows["DiffWave + SaShiMi23.0M"][2:] == ("–", "1.42", "5.94", "69.17", "0.59")
-    assert rows["SaShiMi5.8M"][2:] == ("1.873", "1.99", "5.13", "42.57", "0.74")
-    assert rows["WaveNet4.2M"][2:] == ("1.925", "5.08", "2.27", "5.80", "1.47")
-    assert rows["SampleRNN35.0M"][2:] == ("2.042", "8.96", "1.71", "3.02", "1.76")

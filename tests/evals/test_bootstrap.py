@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from poolformer_jax.evals.scores.bootstrap import bootstrap_interval, bootstrap_ratio
+from poolformer_jax.evals.bootstrap import bootstrap_interval, bootstrap_ratio
 from poolformer_jax.evals.scores.frechet import Gaussian, frechet_distance_to
 
 
@@ -118,7 +118,7 @@ def test_interval_follows_from_the_seed(monkeypatch):
     assert bootstrap_ratio(bits, samples) == first
     assert bootstrap_ratio(bits, samples, seed=1).low != first.low
     # However many sets are drawn at once.
-    monkeypatch.setattr("poolformer_jax.evals.scores.bootstrap._DRAWS_AT_ONCE", 3 * 50)
+    monkeypatch.setattr("poolformer_jax.evals.bootstrap._DRAWS_AT_ONCE", 3 * 50)
     assert bootstrap_ratio(bits, samples) == first
 
 

@@ -1,0 +1,72 @@
+"""Brings the published SC09 classifier, a PyTorch checkpoint, into this project's form."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+
+from poolformer_jax.classifier.config import ClassifierConfig, MelPadding
+from poolformer_jax.classifier.files import (
+    DESCRIPTION,
+    SavedClassifier,
+    classifier_hash,
+    save_classifier,
+)
+from poolformer_jax.classifier.network import count_params
+from poolformer_jax.classifier.torch_import.checkpoint import read_torch_tensors
+from poolformer_jax.classifier.torch_import.resnext import import_resnext
+from poolformer_jax.data.builders.features import DIGIT_WORDS
+from poolformer_jax.experiment.errors import user_errors
+
+_LOG = logging.getLogger(__name__)
+
+
+def import_classifier(
+    file: str | os.PathLike[str],
+    workdir: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    mel_padding: MelPadding = "reflect",
+) -> SavedClassifier:
+    """Reads a checkpoint without PyTorch, and writes the classifier in it to a workdir.
+
+    Args:
+      file: ResNeXt-29 8x64d, or its state dict, as torch.save wrote it. That is a pickle; nothing
+        that it says is run.
+      workdir: Folder of the classifier.
+      class_names: Names of the logits, in order; zero to nine if None.
+      mel_padding: MelPadding of the spectrograms it was trained on.
+
+    Raises:
+      UserError: If the file is missing, damaged or holds something else, the names do not fit, or
+        the workdir holds a classifier already.
+    """
+    file, workdir = pathlib.Path(file), pathlib.Path(workdir)
+    with user_errors():
+        if (workdir / DESCRIPTION).exists():
+            raise ValueError(f"{workdir} holds a classifier already; name another --workdir")
+        names = tuple(class_names or DIGIT_WORDS)
+        config = ClassifierConfig(num_classes=len(names), mel_padding=mel_padding)
+        with file.open("rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        params, stats = import_resnext(config, read_torch_tensors(file))
+        classifier = SavedClassifier(
+            config=config,
+            class_names=names,
+            source={"imported_from": file.name, "sha256": sha256},
+            params=params,
+            stats=stats,
+        )
+        save_classifier(workdir, classifier)
+    _LOG.info(
+        "%s: %s, %s parameters, classes %s; hash %s",
+        workdir,
+        config.kind,
+        f"{count_params(config):,}",
+        ", ".join(names),
+        classifier_hash(workdir)[:12],
+    )
+    return classifier

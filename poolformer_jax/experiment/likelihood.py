@@ -1,0 +1,147 @@
+"""The bits per sample of a run on a whole split, written beside the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.workdir import check_evaluation, read_experiment
+
+_LOG = logging.getLogger(__name__)
+
+Split = Literal["train", "validation", "test"]
+
+
+def evaluate_likelihood(
+    workdir: str | os.PathLike[str],
+    *,
+    split: Split = "test",
+    experiment: Experiment | None = None,
+    step: str = "best",
+    weights: Literal["ema", "raw"] = "ema",
+    length: int | None = None,
+    chunk_length: int | None = None,
+    batch_size: int | None = None,
+    data_dir: str | None = None,
+    distributed: bool = False,
+    devices: Sequence[Any] | None = None,
+) -> dict[str, Any] | None:
+    """Evaluates a checkpoint on all clips of a split.
+
+    Writes <workdir>/likelihood_<split>.json and .csv; the names of another evaluation than that of
+    the best checkpoint's averaged weights on the run's own data say so, see `name_variant`.
+
+    Args:
+      workdir: Of the run.
+      split: Of the data set.
+      experiment: Another configuration of the same model, such as of other data; the run's if None.
+      step: Of the checkpoint, see `restore_params`.
+      weights: The averaged parameters, or those that were trained.
+      length: Where clips are cut, in samples; data.seq_len if None.
+      chunk_length: Samples that clips are read by, a multiple of the model's; equal parts of at
+        most the training length if None.
+      batch_size: Clips per step, over all devices; train.eval_batch_size if None.
+      data_dir: Folder of data sets, if it is another than the configuration's.
+      distributed: Whether to connect the processes of a pod first.
+      devices: What to evaluate on; all devices if None.
+
+    Returns:
+      The content of the JSON file; None on all processes of a pod but the first.
+
+    Raises:
+      UserError: Before anything is compiled, if something is missing or does not fit.
+      FloatingPointError: If the bits of a clip are not finite.
+    """
+    workdir = pathlib.Path(workdir)
+    with user_errors():
+        trained: Experiment = read_experiment(workdir)
+        if experiment is not None:
+            check_evaluation(workdir, experiment)
+        experiment = experiment or trained
+        data = _choose_data(experiment.data, data_dir, length)
+        batch_size = batch_size or experiment.train.eval_batch_size
+
+    # Only now the imports of JAX, data sets and checkpoints, which take seconds.
+    import jax
+
+    from poolformer_jax import sharding
+    from poolformer_jax.data.pipeline import eval_batches
+    from poolformer_jax.data.source import open_splits
+    from poolformer_jax.evals.likelihood.evaluator import (
+        choose_chunk_length,
+        make_likelihood_evaluator,
+    )
+    from poolformer_jax.evals.likelihood.files import (
+        csv_path,
+        json_path,
+        name_variant,
+        write_likelihood,
+    )
+    from poolformer_jax.experiment.restore import restore_params
+
+    if distributed:
+        jax.distributed.initialize()
+    mesh, model = sharding.make_mesh(devices), experiment.model.build()
+    training_length = trained.data.train_len or trained.data.seq_len
+    with user_errors():
+        if chunk_length is None:
+            chunk_length = choose_chunk_length(model, data.seq_len, limit=training_length)
+        evaluate = make_likelihood_evaluator(model, mesh, chunk_length=chunk_length)
+        sharding.check_batch_size("train.eval_batch_size", batch_size, mesh)
+        params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
+        source = open_splits(data)[split]
+        batches = eval_batches(
+            source,
+            data,
+            batch_size=batch_size // jax.process_count(),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+    likelihood = evaluate(params, batches)
+    assert likelihood is not None  # Nobody asked it to stop.
+    if jax.process_index() != 0:
+        return None
+    about = {
+        "data": data.name,
+        "step": number,
+        "weights": weights,
+        "length": data.seq_len,
+        "chunk_length": chunk_length,
+        "training_length": training_length,
+    }
+    chosen = None if step == "best" else number
+    variant = name_variant(trained.data, data, step=chosen, weights=weights)
+    try:
+        result = write_likelihood(workdir, split, source, likelihood, variant=variant, about=about)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"step {number}: {error}") from error
+    _LOG.info(
+        "%s; written to %s, clip by clip to %s",
+        _describe(result),
+        json_path(workdir, split, variant),
+        csv_path(workdir, split, variant),
+    )
+    return result
+
+
+def _choose_data(data: DataConfig, data_dir: str | None, length: int | None) -> DataConfig:
+    if data_dir:
+        data = dataclasses.replace(data, data_dir=data_dir)
+    return data if length is None else dataclasses.replace(data, seq_len=length, train_len=None)
+
+
+def _describe(result: dict[str, Any]) -> str:
+    interval = result["confidence_interval"]
+    spread = "" if interval is None else f" ({interval['low']:.4f} to {interval['high']:.4f})"
+    return (
+        f"{result['bits_per_sample']:.4f} bits per sample{spread} on {result['split']}: all "
+        f"{result['num_clips']:,} clips, {result['num_samples']:,} samples, {result['weights']} "
+        f"weights of step {result['step']}"
+    )

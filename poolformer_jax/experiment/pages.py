@@ -1,0 +1,66 @@
+"""Pictures and pages of a run; they need Matplotlib, the extra `report`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+from typing import Any
+
+from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.pages import require_matplotlib
+
+_LOG = logging.getLogger(__name__)
+
+
+def plot_loss(workdir: str | os.PathLike[str]) -> Any:
+    """Plots the loss over the steps of a run, as a Matplotlib figure.
+
+    Raises:
+      UserError: If the run or Matplotlib is missing.
+    """
+    with user_errors():
+        require_matplotlib()
+        from poolformer_jax.pages.plots import plot_loss
+        from poolformer_jax.pages.run_files import load_run
+
+        return plot_loss(load_run(workdir))
+
+
+def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Writes the page of a run, `report.html` in its workdir.
+
+    Raises:
+      UserError: If the run or Matplotlib is missing.
+    """
+    with user_errors():
+        require_matplotlib()
+        from poolformer_jax.pages.report import write_report
+
+        return write_report(workdir)
+
+
+def offer_sample_page(folder: pathlib.Path, rows: Any, settings: Any) -> None:
+    """Writes the page of a folder of clips, see `write_sample_page`, if Matplotlib is there."""
+    if _can_plot():
+        from poolformer_jax.pages.samples import write_sample_page
+
+        _LOG.info("Listen: %s", write_sample_page(folder, rows, settings))
+
+
+def offer_metrics_page(folder: pathlib.Path, scores: Any) -> None:
+    """Writes the page of scores, see `write_metrics_page`, if Matplotlib is there."""
+    if _can_plot():
+        from poolformer_jax.pages.scores import write_metrics_page
+
+        _LOG.info("Look and listen: %s", write_metrics_page(folder, scores))
+
+
+def _can_plot() -> bool:
+    """Whether Matplotlib is there; results are on disk already, so its lack is no error."""
+    try:
+        require_matplotlib()
+    except ImportError as error:
+        _LOG.info("no page was written: %s", error)
+        return False
+    return True

@@ -1,0 +1,247 @@
+"""Fills a folder with clips of a run's model; several hosts may fill it together."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from poolformer_jax.audio.codec import decode, encode
+from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.experiment.conditions import choose_label, read_prompt
+from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.pages import offer_sample_page
+from poolformer_jax.experiment.workdir import check_mounted, read_experiment
+from poolformer_jax.ops.draw import Draw
+
+if TYPE_CHECKING:
+    from poolformer_jax.sampling.folder import SampleFolder
+
+_LOG = logging.getLogger(__name__)
+
+
+def sample(
+    workdir: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    num_clips: int = 16,
+    length: int | None = None,
+    draw: Draw | None = None,
+    label: int | str | None = None,
+    prompt: str | os.PathLike[str] | None = None,
+    prompt_length: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    step: str = "best",
+    weights: Literal["ema", "raw"] = "ema",
+    num_real: int = 0,
+    data_dir: str | None = None,
+    overwrite: bool = False,
+    distributed: bool = False,
+    devices: Sequence[Any] | None = None,
+) -> pathlib.Path:
+    """Draws the clips that a folder lacks, and writes their table and a page.
+
+    Args:
+      workdir: Of the run.
+      out: Folder of the clips, see `SampleFolder`; <workdir>/samples if None.
+      num_clips: Clips that are there in the end.
+      length: Samples of a clip, prompt included; it has to be given.
+      draw: Temperature, restriction, guidance.
+      label: Class of the clips, in a model with classes; "cycle" takes each in turn.
+      prompt: WAV file whose beginning every clip continues.
+      prompt_length: How much of it, in samples; all if None.
+      batch_size: Clips drawn side by side, over all devices; about 16 if None.
+      seed: Of the draw; with a clip's number it decides the clip's randomness.
+      step: Of the checkpoint, see `restore_params`.
+      weights: The averaged parameters, or those that were trained.
+      num_real: Validation clips to write beside, as the model hears them.
+      data_dir: Folder of data sets, if it is another than the run's.
+      overwrite: Whether to replace the clips of another draw.
+      distributed: Whether to connect the processes of a pod first.
+      devices: What to draw on; all devices if None.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: Before anything is compiled, if something is missing or does not fit, or the folder
+        holds clips of another draw.
+      FloatingPointError: If logits are not finite; the batches before are in the folder.
+      OSError: If a clip cannot be written, or another process of the pod failed.
+    """
+    workdir, out = pathlib.Path(workdir), pathlib.Path(out or pathlib.Path(workdir) / "samples")
+    draw = draw or Draw()
+    with user_errors():
+        experiment: Experiment = read_experiment(workdir)
+        data = experiment.data
+        check_mounted("out", out)
+        if length is None:
+            raise ValueError(
+                "--length is missing; the model's clips last "
+                f"--length={data.seq_len / SAMPLE_RATE:g}s"
+            )
+        label_of = choose_label(experiment, label, draw)
+        codes = read_prompt(prompt, prompt_length, data=data, length=length)
+
+    # Only now the imports of JAX and checkpoints, which take seconds.
+    import jax
+    from jax.experimental import multihost_utils
+
+    from poolformer_jax import sharding
+    from poolformer_jax.experiment.clips import drawing_model
+    from poolformer_jax.experiment.progress import drawing_bar, format_speed
+    from poolformer_jax.experiment.restore import restore_params
+    from poolformer_jax.sampling.clips import draw_samples, hash_params
+
+    if distributed:
+        jax.distributed.initialize()
+    mesh, model = sharding.make_mesh(devices), drawing_model(experiment)
+    process, num_processes = jax.process_index(), jax.process_count()
+    with user_errors():
+        batch_size = _choose_batch_size(batch_size, num_clips, mesh)
+        real = _read_real(data, data_dir, num_real) if process == 0 else []
+        params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
+        # From here on every process is on its own, with its devices and its share of the clips.
+        mesh = sharding.make_mesh(mesh.local_devices)
+        params = sharding.copy_to(mesh, params)
+        settings = {
+            "step": number,
+            "weights": weights,
+            "parameters_sha256": hash_params(params),
+            "seed": seed,
+            "length": length,
+            "sample_rate": SAMPLE_RATE,
+            "codec": data.codec,
+            "label": None if label is None else str(label),
+            **dataclasses.asdict(draw),
+            "prompt_length": 0 if codes is None else len(codes),
+            "prompt_sha256": None if codes is None else hashlib.sha256(codes.tobytes()).hexdigest(),
+        }
+        folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
+
+    mine = missing[process::num_processes].tolist()
+    drawn = length - settings["prompt_length"]
+    start = time.monotonic()
+    fault: FloatingPointError | OSError | None = None
+    total = len(mine) * drawn
+    with drawing_bar(total, num_processes=num_processes, enabled=process == 0) as show:
+        try:
+            # TPUs would multiply float32 numbers in bfloat16 otherwise.
+            with jax.default_matmul_precision("float32"):
+                draw_samples(
+                    folder,
+                    mine,
+                    model=model,
+                    params=params,
+                    seed=seed,
+                    batch_size=batch_size // num_processes,
+                    length=length,
+                    codec=data.codec,
+                    draw=draw,
+                    prompt=codes,
+                    label_of=label_of,
+                    mesh=mesh,
+                    on_progress=show,
+                )
+        except (FloatingPointError, OSError) as error:
+            fault = error
+    # Also from a process that failed: the others must not wait for it for ever.
+    faults = multihost_utils.process_allgather(np.array(fault is not None))
+    if np.any(faults):
+        raise fault or OSError("another process failed; the clips so far are kept")
+    if process == 0:
+        rows = folder.finish(num_clips)
+        if len(missing) < num_clips:
+            _LOG.info("%s clips were in %s already", f"{num_clips - len(missing):,}", out)
+        if len(missing):
+            seconds = time.monotonic() - start
+            _LOG.info(
+                "%s clips of %.2f s in %.1f s with compilation: %s",
+                f"{len(missing):,}",
+                length / SAMPLE_RATE,
+                seconds,
+                format_speed(len(missing) * drawn / seconds),
+            )
+        _LOG.info(
+            "%s clips in %s, drawn with the weights of step %d", f"{len(rows):,}", out, number
+        )
+        offer_sample_page(out, rows, settings)
+    return out
+
+
+def _choose_batch_size(batch_size: int | None, num_clips: int, mesh: Any) -> int:
+    from poolformer_jax import sharding
+
+    if num_clips < 1:
+        raise ValueError(f"--num_samples={num_clips} must be at least 1")
+    if batch_size is None:
+        batch_size = -(-16 // mesh.size) * mesh.size
+    if batch_size < 1:
+        raise ValueError(f"--batch_size={batch_size} must be at least 1")
+    sharding.check_batch_size("--batch_size", batch_size, mesh)
+    return min(batch_size, -(-num_clips // mesh.size) * mesh.size)
+
+
+def _open_folder(
+    out: pathlib.Path,
+    settings: Mapping[str, Any],
+    real: Sequence[np.ndarray],
+    num_clips: int,
+    *,
+    overwrite: bool,
+) -> tuple[SampleFolder, np.ndarray]:
+    """Opens the folder on all processes, and finds out which clips it lacks."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    from poolformer_jax.sampling import folder as sample_folder
+
+    process = jax.process_index()
+    if overwrite and process == 0 and sample_folder.find_conflict(out, settings):
+        sample_folder.clear(out)
+    multihost_utils.sync_global_devices("the folder is as it was left")
+    folder = sample_folder.SampleFolder(
+        out,
+        settings,
+        length=settings["length"],
+        sample_rate=SAMPLE_RATE,
+        process_index=process,
+    )
+    known = np.array([clip in folder.rows for clip in range(num_clips)])
+    # The first process decides: a shared file system may show the others an older state.
+    known = np.asarray(multihost_utils.broadcast_one_to_all(known), bool)
+    if process == 0:
+        folder.start()
+        for index, pcm in enumerate(real):
+            write_wav(out / f"real_{index:05d}.wav", pcm, SAMPLE_RATE)
+    multihost_utils.sync_global_devices("the folder is ready")
+    is_shared = (out / sample_folder.SETTINGS_FILE).is_file()
+    if not np.all(multihost_utils.process_allgather(np.array(is_shared))):
+        raise OSError(f"--out={out} is not the same folder on all hosts; choose a shared one")
+    return folder, np.flatnonzero(~known)
+
+
+def _read_real(data: DataConfig, data_dir: str | None, num_real: int) -> list[np.ndarray]:
+    """Validation clips, spread over the split, as the model hears them."""
+    if not num_real:
+        return []
+    from poolformer_jax.data.source import open_splits
+
+    if data_dir:
+        data = dataclasses.replace(data, data_dir=data_dir)
+    clips = open_splits(data)["validation"]
+    count = min(num_real, len(clips))
+    pcm = [clips[index * len(clips) // count]["audio"] for index in range(count)]
+    codec, normalize = data.codec, data.normalize
+    return [decode(encode(clip, codec=codec, normalize=normalize), codec=codec) for clip in pcm]

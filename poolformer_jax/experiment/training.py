@@ -1,0 +1,124 @@
+"""Trains a sequence model: checks, data, objective, and the one loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.workdir import check_workdir
+
+if TYPE_CHECKING:
+    from poolformer_jax.training.trainer import Outcome
+
+_LOG = logging.getLogger(__name__)
+
+
+def train(
+    experiment: Experiment,
+    workdir: str | os.PathLike[str],
+    *,
+    distributed: bool = False,
+    devices: Sequence[Any] | None = None,
+) -> Outcome:
+    """Trains a model, or goes on from the latest checkpoint in the workdir.
+
+    Args:
+      experiment: What to train, on what, and how.
+      workdir: Folder for checkpoints and metrics; made if missing.
+      distributed: Whether to connect the processes of a pod first.
+      devices: What to train on; all devices if None.
+
+    Returns:
+      At which step training ended, and whether that is the end of the run.
+
+    Raises:
+      UserError: Before anything is compiled, if the workdir, the data or the devices do not fit.
+      TrainingDivergedError: If too many steps in a row had to be skipped.
+    """
+    workdir = pathlib.Path(workdir)
+    with user_errors():
+        changes = check_workdir(workdir, experiment)
+
+    # Only now the imports of JAX, data sets and checkpoints, which take seconds.
+    import jax
+
+    from poolformer_jax import sharding
+    from poolformer_jax.data.pipeline import eval_batches, train_batches
+    from poolformer_jax.data.source import open_splits
+    from poolformer_jax.evals.likelihood.evaluator import (
+        choose_chunk_length,
+        make_likelihood_evaluator,
+    )
+    from poolformer_jax.experiment.environment import record_start
+    from poolformer_jax.models.sequence_model import count_params
+    from poolformer_jax.training.loop import train as run_loop
+    from poolformer_jax.training.sequence_objective import SequenceObjective
+    from poolformer_jax.training.trainer import Trainer
+
+    if distributed:
+        jax.distributed.initialize()
+    data, config, model = experiment.data, experiment.train, experiment.model.build()
+    mesh = sharding.make_mesh(devices)
+    process, num_processes = jax.process_index(), jax.process_count()
+
+    def train_data(start_example):
+        return train_batches(
+            splits["train"],
+            data,
+            batch_size=config.batch_size // num_processes,
+            start_example=start_example,
+            process_index=process,
+            process_count=num_processes,
+        )
+
+    def validation_data():
+        return eval_batches(
+            splits["validation"],
+            data,
+            batch_size=config.eval_batch_size // num_processes,
+            process_index=process,
+            process_count=num_processes,
+        )
+
+    with user_errors():
+        parts = config.grad_accum_steps
+        sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
+        sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
+        splits = open_splits(data)
+        train_data(0)  # Complains now of what it would complain of after compilation.
+
+    if process == 0:
+        sizes = f"{len(splits['train']):,} training and {len(splits['validation']):,} validation"
+        record_start(
+            workdir,
+            experiment,
+            num_parameters=count_params(model),
+            clips=f"{sizes} clips",
+            mesh=mesh,
+            changes=changes,
+        )
+        if jax.default_backend() != experiment.model.platform:
+            _LOG.warning(
+                "config.model.platform is %r but JAX runs on %r: scan='auto' is chosen for the "
+                "former",
+                experiment.model.platform,
+                jax.default_backend(),
+            )
+
+    # Whole clips, which may be longer than what is trained on, in the memory of a training step.
+    limit = data.train_len or data.seq_len
+    evaluator = make_likelihood_evaluator(
+        model, mesh, chunk_length=choose_chunk_length(model, data.seq_len, limit=limit)
+    )
+
+    def evaluate(params, should_stop):
+        likelihood = evaluator(params, validation_data(), should_stop)
+        return None if likelihood is None else likelihood.summary()
+
+    objective = SequenceObjective(model, evaluate, label_dropout=config.label_dropout)
+    return run_loop(Trainer(objective, config, mesh=mesh, batches=train_data, workdir=workdir))

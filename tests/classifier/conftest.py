@@ -1,0 +1,3 @@
+from tests.layers.conftest import quick_compilation
+
+__all__ = ["quick_compilation"]

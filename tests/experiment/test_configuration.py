@@ -1,0 +1,173 @@
+import dataclasses
+import re
+
+import pytest
+
+from poolformer_jax.experiment import (
+    ClassifierExperiment,
+    Experiment,
+    config_file,
+    default_config,
+    experiment_values,
+    make_experiment,
+    named_config,
+    named_configs,
+    replace,
+)
+from poolformer_jax.experiment.configuration import flat_values
+from poolformer_jax.models.sequence_model import count_params
+from poolformer_jax.training.config import TrainConfig
+
+CLASSIFIER_CONFIGS = [name for name in named_configs() if name.endswith("_classifier")]
+PARAMETERS = {
+    "digits": 143_616,
+    "fsdd": 143_616,
+    "sc09": 7_272_704,
+    "beethoven": 7_272_704,
+    "youtubemix": 7_272_448,  # One pool of 4 instead of 5: 2 x 128 taps fewer.
+    "youtubemix_crops": 7_272_448,
+}
+
+
+@pytest.mark.parametrize("name", [*named_configs()])
+def test_every_config_says_its_command(name):
+    binary = "train_classifier" if name in CLASSIFIER_CONFIGS else "train"
+    command = f"python -m launch.{binary} --config=configs/{name}.py"
+    assert command in config_file(name).read_text().partition("import")[0]
+
+
+@pytest.mark.parametrize("name", sorted({*named_configs()} - {*CLASSIFIER_CONFIGS}))
+def test_every_config_builds_with_its_parameter_count(name):
+    experiment = make_experiment(named_config(name))
+    assert PARAMETERS.get(name, 0) in (0, count_params(experiment.model.build()))
+    assert name in PARAMETERS or name.startswith("ablations/")
+
+
+def test_ablation_changes_the_mixer_alone():
+    digits, lru = (
+        make_experiment(named_config(name)) for name in ("digits", "ablations/digits_lru")
+    )
+    assert lru.model.mixer.kind == "lru" and digits.model.mixer.kind == "rg_lru"
+    model = dataclasses.replace(lru.model, mixer=digits.model.mixer)
+    assert dataclasses.replace(lru, model=model) == digits
+
+
+@pytest.mark.parametrize("name", CLASSIFIER_CONFIGS)
+def test_every_classifier_config_builds(name):
+    experiment = make_experiment(named_config(name), ClassifierExperiment)
+    is_published = experiment.model.kind == "resnext29_8x64d"
+    assert is_published == (name == "sc09_classifier")
+    if is_published:
+        assert experiment == ClassifierExperiment()
+
+
+def test_published_classifier_recipe():
+    train, augment = ClassifierExperiment().train, ClassifierExperiment().augment
+    assert (train.optimizer, train.schedule, train.ema_decay) == ("sgd", "plateau", 0.0)
+    assert (train.batch_size, train.plateau_patience) == (96, 5)
+    assert train.num_steps == 70 * train.eval_every  # 70 epochs.
+    assert (train.learning_rate, train.momentum, train.weight_decay) == (1e-2, 0.9, 1e-2)
+    assert (train.plateau_factor, augment.probability) == (0.1, 0.5)
+
+
+def test_sc09_is_the_published_recipe():
+    experiment = make_experiment(named_config("sc09"))
+    assert experiment.train == TrainConfig()
+    assert experiment.model.dropout == 0.2
+    assert experiment.model.pool_factors == (2, 4, 4, 5)
+
+
+@pytest.mark.parametrize("kind", [Experiment, ClassifierExperiment])
+def test_default_config_is_the_default_experiment(kind):
+    assert make_experiment(default_config(kind), kind) == kind()
+    assert make_experiment({}, kind) == kind()
+
+
+def test_default_config_is_locked():
+    config = default_config()
+    with pytest.raises(AttributeError, match="widht"):
+        config.model.widht = 3
+    config.model.pool_groups = 4  # A field whose default is None can be set all the same.
+    assert make_experiment(config).model.pool_groups == 4
+
+
+def test_a_name_or_a_file_names_a_configuration(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from poolformer_jax.experiment import named_config\n"
+        "def get_config(width):\n"
+        "    config = named_config('digits')\n"
+        "    config.model.width = int(width)\n"
+        "    return config\n"
+    )
+    assert named_config(f"{path}:64").model.width == 64
+    assert config_file("digits").name == "digits.py"
+    with pytest.raises(ValueError, match=r"digitz is neither a file nor one of .*, digits, .*sc09"):
+        named_config("digitz")
+
+
+def test_values_make_the_experiment_again():
+    experiment = make_experiment(named_config("ablations/digits_lru"))
+    assert make_experiment(experiment_values(experiment)) == experiment
+    assert flat_values(experiment)["model.mixer.kind"] == "lru"
+
+
+def test_fields_are_replaced_and_the_rest_stays():
+    digits = make_experiment(named_config("digits"))
+    longer = replace(digits, train={"num_steps": 10}, model={"mixer": {"recurrent_width": 128}})
+    assert longer.train.num_steps == 10 and longer.model.mixer.recurrent_width == 128
+    assert longer.model.mixer.num_gate_blocks == digits.model.mixer.num_gate_blocks
+    assert longer.data == digits.data
+    # Of another kind, nothing stays.
+    lru = replace(digits, model={"mixer": {"kind": "lru", "recurrent_width": 16}})
+    assert lru.model.mixer.kind == "lru" and lru.model.mixer.recurrent_width == 16
+
+
+MISTAKES = [
+    (Experiment, {"modle": {}}, "unknown section .*modle"),
+    (
+        Experiment,
+        {"model": {"depth": 3}},
+        "unknown field .*depth.* in config.model.*; known: .*",
+    ),
+    (Experiment, {"model": {"kind": "rnn"}}, "config.model.kind is 'rnn'; known: poolformer"),
+    (Experiment, {"train": {"batch_size": 0}}, "config.train: batch_size 0"),
+    (Experiment, {"data": {"seq_len": 16001}}, "data.seq_len 16001 .* 160; pad to 16160"),
+    (Experiment, {"data": {"train_len": 100}}, "data.train_len 100 .* 160; pad to 160"),
+    (Experiment, {"model": {"num_codes": 200}}, "num_codes 200 does not fit .* use 256"),
+    (Experiment, {"data": {"codec": "pcm16"}}, "num_codes 256 does not fit .*'pcm16'; use 65536"),
+    (
+        Experiment,
+        {"data": {"codec": "pcm16"}, "model": {"num_codes": 65536}},
+        "initial_code 128 does not fit .* use 32768",
+    ),
+    (
+        Experiment,
+        {"model": {"num_classes": 10}, "data": {"name": "beethoven"}},
+        "num_classes 10 does not fit .*'beethoven', which has no classes; use 0",
+    ),
+    (Experiment, {"train": {"label_dropout": 0.1}}, "label_dropout 0.1 needs a model with classes"),
+    (
+        ClassifierExperiment,
+        {"data": {"name": "youtubemix"}},
+        "config.data: the data set 'youtubemix' has no labels",
+    ),
+    (
+        ClassifierExperiment,
+        {"model": {"num_classes": 9}},
+        "num_classes 9 does not fit .*which has 10 classes; use 10",
+    ),
+    (ClassifierExperiment, {"augment": {"probability": 2.0}}, "augment: probability 2.0 must be"),
+    (
+        ClassifierExperiment,
+        {"train": {"num_epochs": 3}},
+        "unknown field .*num_epochs.* in config",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "config", "message"), MISTAKES)
+def test_mistakes_are_named(kind, config, message):
+    with pytest.raises(ValueError) as error:
+        make_experiment(config, kind)
+    assert re.search(message, str(error.value)), error.value

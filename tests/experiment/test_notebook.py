@@ -1,0 +1,98 @@
+"""The functions of `experiment` as a notebook calls them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from poolformer_jax import experiment as ex
+from poolformer_jax.files import write_json
+from tests.experiment.test_workdir import OLD_LAYOUT
+from tests.launch.workdirs import TINY_MODEL
+
+TRAIN = {"num_steps": 2, "batch_size": 8, "log_every": 1, "eval_every": 2, "checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_config):
+    data = {"name": "digits_tiny", "seq_len": 320, "train_len": None}
+    experiment = ex.replace(
+        ex.make_experiment(ex.named_config("digits")),
+        model=TINY_MODEL,
+        data=data | {"data_dir": tiny_config.data_dir},
+        train=TRAIN,
+    )
+    workdir = tmp_path_factory.mktemp("notebook") / "run"
+    assert ex.train(experiment, str(workdir)).finished
+    return experiment, str(workdir)
+
+
+def test_train_evaluate_restore_draw_and_plot(run):
+    experiment, workdir = run
+    result = ex.evaluate_likelihood(workdir)
+    assert result["split"] == "test" and result["num_clips"] == 20
+    assert 6 < result["bits_per_sample"] < 11
+    params, step = ex.restore_params(workdir)
+    assert step == 2
+    clips = ex.draw_clips(experiment, params, 8, length=480)
+    assert clips.shape == (8, 480) and clips.dtype == np.int16 and clips.std() > 0
+    # A clip depends neither on those beside it nor on the devices.
+    np.testing.assert_array_equal(ex.draw_clips(experiment, params, 3, length=480), clips[:3])
+    figure = ex.plot_loss(workdir)
+    assert "bits per sample" in figure.axes[0].get_ylabel()
+
+
+def test_some_of_the_devices_do(run, tmp_path):
+    experiment, workdir = run
+    experiment = ex.replace(experiment, train={"num_steps": 1, "batch_size": 2})
+    assert ex.train(experiment, tmp_path, devices=jax.devices()[:2]).step == 1
+    alone = ex.evaluate_likelihood(workdir, batch_size=5, devices=jax.devices()[:1])
+    assert alone["bits_per_sample"] == pytest.approx(
+        ex.evaluate_likelihood(workdir)["bits_per_sample"], abs=1e-6
+    )
+
+
+def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
+    experiment, workdir = run
+    for call, message in (
+        (lambda: ex.train(experiment, "/proc/none"), "cannot write to"),
+        (lambda: ex.train(ex.replace(experiment, train={"batch_size": 3}), tmp_path), "8 devices"),
+        (lambda: ex.evaluate_likelihood(tmp_path / "no"), "holds no run"),
+        (lambda: ex.evaluate_likelihood(workdir, step="7"), "no checkpoint of step 7"),
+        (lambda: ex.prepare_data("sc10"), "unknown data set"),
+        (lambda: ex.plot_loss(tmp_path / "no"), "does not exist"),
+        (lambda: ex.write_report(tmp_path / "no"), "does not exist"),
+    ):
+        with pytest.raises(ex.UserError, match=message):
+            call()
+
+
+def test_run_of_the_old_layout_goes_on(run, tmp_path):
+    """The arrays have not moved; config.json and progress have."""
+    experiment, _ = run
+    old = {**OLD_LAYOUT, "model": OLD_LAYOUT["model"] | {"complex_recurrence": True}}
+    old["model"]["max_phase"] = experiment.model.mixer.max_phase
+    old["data"] = OLD_LAYOUT["data"] | {"data_dir": experiment.data.data_dir}
+    write_json(tmp_path / "config.json", old)
+    start = ex.read_experiment(tmp_path)
+    ex.train(start, tmp_path)
+    write_json(tmp_path / "config.json", old)
+    progress = tmp_path / "checkpoints" / "2" / "progress" / "metadata"
+    bits = json.loads(progress.read_text())["validation"]["bits_per_sample"]
+    progress.write_text(json.dumps({"examples_seen": 16, "validation_bits": bits}))
+    assert ex.evaluate_likelihood(tmp_path, split="validation", step="2")[
+        "bits_per_sample"
+    ] == pytest.approx(bits, abs=1e-6)
+    outcome = ex.train(ex.replace(start, train={"num_steps": 3}), tmp_path)
+    assert (outcome.step, outcome.finished) == (3, True)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if row["kind"] == "validation"]
+    assert steps == [0, 1, 2, 3]  # That of step 2 is known, and not repeated.
+
+
+def test_names_are_found_and_no_others():
+    assert {"train", "evaluate_likelihood", "draw_clips", "plot_loss"} <= set(dir(ex))
+    assert all(hasattr(ex, name) for name in ex.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        _ = ex.tarin

@@ -1,0 +1,133 @@
+"""What all binaries share: flags, help, one line for a mistake, durations."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from launch.command_line import call as call_main
+from launch.command_line import parse_duration
+from tests.launch.processes import ROOT, call, finish, mistake, start
+
+TRAIN = ("train", "--config=digits", "--workdir=unused")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/nope.py"], "configs/nope.py is neither a file nor .* abl.*, beethoven"),
+        (["--config=nope"], "--config=nope is neither a file nor one of the names .*digits, "),
+        (["--config.train.batchsize=8"], 'Did you mean "batch_size" instead of "batchsize"'),
+        (["--config.train.batch_size=abc"], "--config.train.batch_size=abc: invalid literal"),
+        (["--wrokdir=x"], "wrokdir"),
+        (["oops"], r"unknown arguments \['oops'\]"),
+    ],
+)
+def test_mistakes_on_the_command_line(flags, message):
+    found = mistake(*TRAIN, *flags)
+    assert re.search(message, found) and len(found.splitlines()) == 1
+
+
+def test_missing_flags():
+    assert "--config" in mistake("train", "--workdir=x")
+    assert "--workdir" in mistake("train", "--config=digits")
+
+
+def test_mistakes_load_no_jax():
+    """Which takes seconds; without it they end in one."""
+    program = """
+        import sys
+        from launch import command_line, eval_likelihood, prepare_data, report, train
+
+        for binary, *arguments in (
+            (train, "--config=nope", "--workdir=x"),
+            (train, "--config=sc09", "--workdir=x", "--config.model.widht=8"),
+            (train, "--config=sc09", "--workdir=x", "--config.model.width=7"),
+            (train, "--config=sc09", "--workdir=/proc/none"),
+            (train, "--wrokdir=x"),
+            (train, "--help"),
+            (eval_likelihood, "--workdir=/nowhere"),
+            (eval_likelihood, "--workdir=/nowhere", "--length=soon"),
+            (prepare_data, "--dataset=sc10"),
+        ):
+            try:
+                command_line.call(binary.main, binary._FLAGS, arguments)
+            except SystemExit as end:
+                print(end.code)
+            assert "jax" not in sys.modules, arguments
+    """
+    lines = program.splitlines()
+    program = "\n".join(line.removeprefix(" " * 8) for line in lines)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("error: ") == 8
+
+
+def test_flags_are_parsed_afresh(tmp_path):
+    """A field that one call set is not set in the next."""
+    message = mistake(*TRAIN, "--config.model.width=33", f"--workdir={tmp_path}")
+    assert "width 33" in message
+    message = mistake(*TRAIN, "--config.train.batch_size=0", f"--workdir={tmp_path}")
+    assert "batch_size 0" in message and "33" not in message
+
+
+def test_configuration_by_name_or_file_and_in_two_words(tmp_path):
+    for config in (
+        ["--config=digits"],
+        ["--config", "digits"],
+        ["-config=ablations/digits_lru"],
+        [f"--config={ROOT / 'configs' / 'sc09.py'}"],
+    ):
+        arguments = ["--workdir=/proc/none", *config]
+        assert "cannot write to --workdir=/proc/none" in mistake("train", *arguments)
+
+
+def test_help_shows_what_a_binary_does_and_its_flags():
+    code, out, err = finish(start("train", "--help"))
+    assert code == 0 and not err
+    assert out.startswith("Trains a sequence model") and "python -m launch.train" in out
+    for flag in ("--config\n", "--workdir\n", "--data_dir\n", "--[no]distributed"):
+        assert flag in out
+
+
+@pytest.mark.parametrize("binary", ["train", "eval_likelihood", "report", "prepare_data"])
+def test_every_binary_is_short_and_helps(binary, capsys):
+    with pytest.raises(SystemExit) as end:
+        call(binary, "--helpshort")
+    assert end.value.code == 0
+    assert f"python -m launch.{binary}" in capsys.readouterr().out
+    source = pathlib.Path(ROOT / "launch" / f"{binary}.py").read_text()
+    assert len(source.splitlines()) < 100
+
+
+def test_positional_arguments():
+    own = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Folder.", flag_values=own)
+
+    def run(*arguments):
+        return call_main(lambda argv: argv[1:], own, arguments, positional=["the file"])
+
+    assert run("a.pth", "--workdir=b") == ["a.pth"] and own.workdir == "b"
+    with pytest.raises(SystemExit, match="error: the file must be given, without --"):
+        run("--workdir=b")
+    with pytest.raises(SystemExit, match=r"unknown arguments \['b'\]"):
+        run("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "samples"),
+    [("1s", 16_000), ("0.5s", 8_000), (".25s", 4_000), ("500ms", 8_000), ("7", 7)],
+)
+def test_durations(text, samples):
+    assert parse_duration("length", text, 16_000) == samples
+
+
+@pytest.mark.parametrize("text", ["", "s", "1m", "-1s", "0", "0s", "1.5", "1,5s", "0.00001s"])
+def test_no_durations(text):
+    with pytest.raises(ValueError, match=re.escape(f"--length={text} is no duration")):
+        parse_duration("length", text, 16_000)

@@ -1,0 +1,173 @@
+"""launch.train: runs that are killed, stopped, misused."""
+
+import json
+import random
+import re
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from poolformer_jax.training.divergence import TrainingDivergedError
+from tests.launch.processes import call, finish, mistake, start, start_pod
+from tests.launch.runs import STEPS, TINY, losses, train_flags
+
+
+def wait_for_step(process, step):
+    for line in process.stdout:
+        match = re.match(r"step +(\d+)/", line)
+        if match and int(match.group(1)) >= step:
+            return
+    raise AssertionError(f"ended before step {step}: {process.stderr.read()}")
+
+
+def final_parameters(workdir):
+    """Every array of the last checkpoint, as Orbax stores it."""
+    arrays = {}
+    for item in ("params", "ema_params", "optimizer"):
+        path = (workdir / "checkpoints" / str(STEPS) / item).absolute()
+        tree = ocp.StandardCheckpointer().restore(path)
+        leaves = jax.tree.leaves(tree)
+        arrays |= {f"{item}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    return arrays
+
+
+def test_workdir_tells_what_was_run(finished):
+    workdir, out = finished
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"]["width"] == 8 and config["train"]["num_steps"] == STEPS
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert set(environment["versions"]) >= {"jax", "flax", "optax", "orbax-checkpoint"}
+    assert re.match(r"[0-9a-f]{40}|unknown", environment["git_commit"])
+    assert re.search(r"^3,376 parameters \| 80 training and 20 validation clips \| 8 cpu dev", out)
+    validation = [row for row in losses(workdir) if row[0] == "validation"]
+    assert [row[1] for row in validation] == [0, 25, 50, 60]
+    assert validation[0][2] > validation[-1][2]
+
+
+def test_killed_run_resumes_bit_for_bit(finished, tmp_path, tiny_config, capsys):
+    step, delay = random.randint(1, STEPS - 5), random.uniform(0.0, 0.05)
+    print(f"killing at step {step} + {delay:.3f} s")  # Shown when the test fails.
+    flags = train_flags(tmp_path, tiny_config)
+    process = start("train", *flags)
+    wait_for_step(process, step)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert call("train", *flags).finished
+    if step > 25:  # Saving is asynchronous: earlier there may be no checkpoint yet.
+        assert "resuming from the checkpoint of step" in capsys.readouterr().out
+    assert losses(tmp_path) == losses(finished[0])
+    expected, found = final_parameters(finished[0]), final_parameters(tmp_path)
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_how_to_resume(tmp_path, tiny_config):
+    process = start("train", *train_flags(tmp_path, tiny_config))
+    wait_for_step(process, 13)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process)
+    assert code == 0, err
+    stopped = re.search(r"stopped at step (\d+), checkpoint saved; to resume, .*launch.train", out)
+    assert stopped, out
+    assert (tmp_path / "checkpoints" / stopped.group(1)).is_dir()
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_stop_together_and_resume_as_one(
+    finished, tmp_path, tiny_config, capsys
+):
+    flags = train_flags(tmp_path, tiny_config)
+    pod = start_pod("train", 2, *flags, "--config.train.num_steps=1000000", devices=4)
+    try:
+        wait_for_step(pod[0], 30)
+        pod[1].send_signal(signal.SIGTERM)  # To one of them.
+        outputs = [finish(process) for process in pod]
+    finally:
+        for process in pod:
+            process.kill()
+    assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
+    steps = [re.search(r"stopped at step (\d+)", out).group(1) for _, out, _ in outputs]
+    assert steps[0] == steps[1]
+    assert (tmp_path / "checkpoints" / steps[0]).is_dir()
+
+    alone = {row[:2]: row[2] for row in losses(finished[0])}
+    together = {row[:2]: row[2] for row in losses(tmp_path)}
+    common = sorted(alone.keys() & together.keys())
+    assert ("train", 30) in common and ("validation", 25) in common
+    # The same batches and masks; sums over devices in another order, amplified over 30 steps.
+    for key in common[:30]:
+        assert together[key] == pytest.approx(alone[key], rel=1e-5), key
+
+    last = int(steps[0]) + 3
+    call("train", *flags, f"--config.train.num_steps={last}")
+    assert f"resuming from the checkpoint of step {steps[0]}" in capsys.readouterr().out
+    assert ("train", last) in {row[:2] for row in losses(tmp_path)}
+
+
+def test_only_divergence_loses_its_traceback(monkeypatch):
+    def fail_with(error):
+        def train(*_, **__):
+            raise error
+
+        monkeypatch.setattr("poolformer_jax.experiment.training.train", train)
+
+    fail_with(TrainingDivergedError("too many steps were skipped"))
+    assert mistake("train", *TINY, "--workdir=unused") == "error: too many steps were skipped"
+    fail_with(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        call("train", *TINY, "--workdir=unused")
+
+
+@pytest.mark.slow
+def test_divergence_is_one_clear_error(tmp_path, tiny_config):
+    flags = ["--config.train.skip_norm=1e-9", "--config.train.max_consecutive_skips=3"]
+    message = mistake("train", *train_flags(tmp_path, tiny_config, *flags))
+    assert message.startswith("error: the last 3 steps up to step 3 were skipped")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.train.batch_size=0"], "config.train: batch_size 0 must be at least 1"),
+        (["--config.model.norm=batch"], "norm is 'batch'; it must be 'layer_norm' or 'rms_norm'"),
+        (["--config.model.pool_factors=(2.5,)"], "pool_factors is .*; it must be a tuple of int"),
+        (["--config.model.width=33"], "width 33 must be even"),
+        (["--config.data.seq_len=642"], "642 is not a positive multiple of .* 4; pad to 644"),
+        (["--workdir=/proc/none/here"], "cannot write to --workdir=/proc/none/here"),
+        (["--config.train.batch_size=4"], "train.batch_size 4 does not split over 8 devices"),
+        (["--config.train.eval_batch_size=9"], "train.eval_batch_size 9 does not split over 8"),
+        (["--config.train.batch_size=88"], "larger than the split of 80 clips"),
+        (["--data_dir=/proc/none"], "/proc/none"),
+    ],
+)
+def test_mistakes_end_early_in_one_line(tmp_path, tiny_config, flags, message):
+    found = mistake("train", *train_flags(tmp_path, tiny_config, *flags))
+    assert re.search(message, found) and len(found.splitlines()) == 1, found
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "config.json").exists()
+
+
+def test_another_model_in_the_same_workdir(finished, tiny_config):
+    flags = ["--config.model.width=16", "--config.model.gating=false"]
+    message = mistake("train", *train_flags(finished[0], tiny_config, *flags))
+    assert "model.width: 8 -> 16" in message and "model.gating: True -> False" in message
+
+
+def test_a_start_says_what_has_changed_and_which_platform_the_scan_is_chosen_for(
+    tmp_path, tiny_config, capsys
+):
+    flags = ["--config.model.platform=tpu", "--config.model.scan=sequential"]
+    for steps in (1, 2):
+        flags.append(f"--config.train.num_steps={steps}")
+        call("train", *train_flags(tmp_path, tiny_config, *flags))
+    out = capsys.readouterr().out
+    assert "warning: config.model.platform is 'tpu' but JAX runs on 'cpu': scan='auto' is" in out
+    assert "changed since the last start: train.num_steps: 1 -> 2" in out
+    assert "resuming from the checkpoint of step 1" in out
