@@ -68,7 +68,7 @@ def test_random_models_equal_oracle(options):
 
 
 @pytest.mark.slow
-@settings(EXAMPLES, max_examples=40)
+@settings(EXAMPLES, max_examples=15)
 @given(options=random_options())
 def test_many_random_models_equal_oracle(options):
     check_against_oracle(PoolformerConfig(**options))
