@@ -218,9 +218,8 @@ def test_a_prompt_is_in_the_clip_and_not_in_its_likelihood(folder, path):
     prompt = np.arange(6).astype(np.int32)
     draw(folder, [0, 1], 2, prompt=prompt)
     assert {row.num_samples for row in folder.rows.values()} == {LENGTH - 6}
-    _, log_probs = generate(
-        MODEL, start_state().params, jax.random.key(7), 2, LENGTH, prompt=prompt
-    )
+    params = start_state().params
+    _, log_probs = generate(MODEL.build(), params, jax.random.key(7), 2, LENGTH, prompt=prompt)
     for clip in range(2):
         pcm = wavfile.read(clip_path(path, clip))[1]
         np.testing.assert_array_equal(pcm[:6], decode(prompt, codec="mu_law"))
