@@ -161,7 +161,7 @@ class StreamingGenerator(Iterator[Block]):
         self.position = 0
         log_probs = np.zeros((num_clips, 0), np.float32)
         if prompt is not None:
-            self._state, log_probs = prime(model, params, state, codes)
+            self._state, log_probs = prime(model, params, state, codes, position=0)
         self.prompt = self._finish(codes, log_probs)
 
     def __next__(self) -> Block:
@@ -193,7 +193,7 @@ def prime(
     state: State,
     codes: Int[np.ndarray, "b t"],
     *,
-    position: int = 0,
+    position: int,
 ) -> tuple[State, Float[np.ndarray, "b t"]]:
     """Reads samples: whole chunks in parallel, as long ones as fit, the rest step by step.
 

@@ -3,7 +3,7 @@ import pytest
 from poolformer_jax.data.builders.prepare import relative_folder
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import DATASETS, SAMPLE_RATE
-from poolformer_jax.experiment.configuration import named_config
+from poolformer_jax.experiment import named_config
 
 
 def test_every_data_set_has_a_folder_of_its_own():

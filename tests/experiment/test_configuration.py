@@ -132,8 +132,12 @@ MISTAKES = [
     ),
     (Experiment, {"model": {"kind": "rnn"}}, "config.model.kind is 'rnn'; known: poolformer"),
     (Experiment, {"train": {"batch_size": 0}}, "config.train: batch_size 0"),
-    (Experiment, {"data": {"seq_len": 16001}}, "data.seq_len 16001 .* 160; pad to 16160"),
-    (Experiment, {"data": {"train_len": 100}}, "data.train_len 100 .* 160; pad to 160"),
+    (
+        Experiment,
+        {"data": {"seq_len": 16001}},
+        "data.seq_len 16001 .* of 160, .*; use 16000 or 16160",
+    ),
+    (Experiment, {"data": {"train_len": 100}}, "data.train_len 100 .* of 160, .*; use 160"),
     (Experiment, {"model": {"num_codes": 200}}, "num_codes 200 does not fit .* use 256"),
     (Experiment, {"data": {"codec": "pcm16"}}, "num_codes 256 does not fit .*'pcm16'; use 65536"),
     (

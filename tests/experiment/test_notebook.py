@@ -14,8 +14,6 @@ from tests.classifier.random_classifier import saved_classifier
 from tests.experiment.test_workdir import OLD_LAYOUT
 from tests.launch.workdirs import TINY_MODEL
 
-pytestmark = pytest.mark.mixed_types
-
 TRAIN = {"num_steps": 2, "batch_size": 8, "log_every": 1, "eval_every": 2, "checkpoint_every": 2}
 
 

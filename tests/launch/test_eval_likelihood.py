@@ -108,7 +108,7 @@ def test_two_processes_evaluate_like_one(finished, evaluate):
         (["--length=ten"], "--length=ten is no duration; write seconds as 1.5s"),
         ([*TINY, "--config.model.gating=false"], "of another model .*\n.*gating: True -> False"),
         (["--step=newest"], "step 'newest' is neither .*best"),
-        (["--chunk_length=18"], "chunk length 18 .* pad to 20 or cut to 16"),
+        (["--chunk_length=18"], "chunk length 18 .*; use 16 or 20"),
         (["--batch_size=7"], "7 does not split over 8 devices; use a multiple of 8"),
         (["--split=dev"], "split.*train.*validation.*test"),
     ],

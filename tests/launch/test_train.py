@@ -140,7 +140,7 @@ def test_divergence_is_one_clear_error(tmp_path, tiny_config):
         (["--config.model.norm=batch"], "norm is 'batch'; it must be 'layer_norm' or 'rms_norm'"),
         (["--config.model.pool_factors=(2.5,)"], "pool_factors is .*; it must be a tuple of int"),
         (["--config.model.width=33"], "width 33 must be even"),
-        (["--config.data.seq_len=642"], "642 is not a positive multiple of .* 4; pad to 644"),
+        (["--config.data.seq_len=642"], "642 is not a positive multiple of 4, .*; use 640 or 644"),
         (["--workdir=/proc/none/here"], "cannot write to --workdir=/proc/none/here"),
         (["--config.train.batch_size=4"], "train.batch_size 4 does not split over 8 devices"),
         (["--config.train.eval_batch_size=9"], "train.eval_batch_size 9 does not split over 8"),

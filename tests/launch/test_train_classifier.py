@@ -15,8 +15,6 @@ from poolformer_jax.classifier.files import DESCRIPTION, load_classifier
 from poolformer_jax.data.source import open_splits
 from tests.launch.processes import call, finish, mistake, start
 
-pytestmark = pytest.mark.mixed_types
-
 STEPS = 6
 
 

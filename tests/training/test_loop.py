@@ -18,8 +18,6 @@ from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.trainer import Trainer, TrainingDivergedError
 from tests.training.tiny import MODEL, OBJECTIVE, TRAIN, make_batch, make_objective
 
-pytestmark = pytest.mark.mixed_types
-
 DROPOUT = dataclasses.replace(MODEL, dropout=0.3)
 MESH = sharding.make_mesh(jax.devices()[:1])
 

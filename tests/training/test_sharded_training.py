@@ -13,8 +13,6 @@ from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.step import make_train_step
 from tests.training.tiny import MODEL, TRAIN, make_batch, make_objective
 
-pytestmark = pytest.mark.mixed_types
-
 OBJECTIVE = make_objective(dataclasses.replace(MODEL, dropout=0.2))
 CONFIG = dataclasses.replace(TRAIN, batch_size=16, grad_accum_steps=2)
 SHARDED = (

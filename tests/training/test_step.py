@@ -11,8 +11,6 @@ from poolformer_jax.training.step import make_train_step
 from tests import oracle
 from tests.training.tiny import MODEL, OBJECTIVE, TRAIN, make_batch, make_objective, start_state
 
-pytestmark = pytest.mark.mixed_types
-
 
 def run_steps(train, batches, state=None):
     state = start_state() if state is None else state

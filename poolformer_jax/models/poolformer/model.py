@@ -141,7 +141,8 @@ class Poolformer:
             if guided:
                 labels = jnp.stack([labels, jnp.full_like(labels, none)], axis=1).ravel()
         elif labels is not None or guided:
-            raise ValueError("labels were given, but the model has no classes: num_classes is 0")
+            what = "guidance was asked for" if labels is None else "labels were given"
+            raise ValueError(f"{what}, but the model has no classes: num_classes is 0")
         rows = 2 * batch if guided else batch
         return PoolformerState(
             previous=jnp.full((rows,), self.config.initial_code, jnp.int32),
@@ -201,7 +202,10 @@ class Poolformer:
         logits, state = self._predict(params, state)
         drawn_from = logits[::rows]
         if draw.guidance != 1.0:
-            assert rows == 2, "the state is not guided"
+            if rows != 2:
+                raise ValueError(
+                    f"guidance {draw.guidance} needs a state that was begun with guided=True"
+                )
             drawn_from = guide_logits(drawn_from, logits[1::2], draw=draw)
         codes = draw_codes(drawn_from, keys, draw=draw)
         # What is drawn from must be finite too, with guidance.

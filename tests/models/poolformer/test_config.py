@@ -100,7 +100,7 @@ def test_values_from_files_become_the_annotated_types():
 
 @pytest.mark.parametrize(("length", "padded"), [(16001, 16160), (1, 160), (0, 160), (-5, 160)])
 def test_lengths_must_be_multiples_of_the_total_factor(length, padded):
-    message = rf"sequence length {length} .*factor 160; pad to {padded}"
+    message = rf"sequence length {length} .* of 160, the .*; use .*{padded}"
     with pytest.raises(ValueError, match=message):
         check_length(PoolformerConfig(), length)
     check_length(PoolformerConfig(), padded)

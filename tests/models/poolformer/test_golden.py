@@ -45,7 +45,8 @@ def run(request):
         # As in training: float32, and what all samples share is added once.
         excess = excess_bits(log_probs_of(logits, golden.codes), model.num_codes)
         total = jnp.sum(mask_padding(excess, lengths=golden.lengths))
-        return total / jnp.sum(golden.lengths) + math.log2(model.num_codes), logits
+        count = jnp.sum(golden.lengths).astype(jnp.float32)
+        return total / count + math.log2(model.num_codes), logits
 
     (value, logits), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(golden.params)
     return Run(golden, np.asarray(logits), float(value), gradients)
