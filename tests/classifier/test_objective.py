@@ -17,8 +17,6 @@ from poolformer_jax.training.step import make_train_step
 from poolformer_jax.training.trainer import Trainer
 from tests.classifier.tiny_classifier import AUGMENT, MODEL, TRAIN, make_batch, make_objective
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(7)
 OBJECTIVE = make_objective()
 COUNT = jnp.float32(4)
