@@ -28,6 +28,7 @@ MIXED_TYPES = (
     "tests/launch/",
     "tests/training/",
     "tests/classifier/test_objective.py",
+    "tests/models/test_any_model.py",
     "tests/sampling/test_conditioning.py",
 )
 

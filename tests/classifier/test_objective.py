@@ -54,6 +54,13 @@ def test_loss_and_statistics_are_those_of_the_batch_as_the_network_sees_it(start
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), stats, new)
 
 
+def test_loss_mixes_no_types(start):
+    gradient = jax.grad(OBJECTIVE.loss, has_aux=True)
+    with jax.numpy_dtype_promotion("strict"):
+        batch = make_batch(0, with_noise=True)
+        jax.eval_shape(gradient, start.params, start.statistics, batch, KEY, COUNT)
+
+
 def test_clips_are_changed_as_the_key_says(start):
     batch = make_batch(0, with_noise=True)
     losses = [
