@@ -77,6 +77,12 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         raise FileNotFoundError(
             f"work directory {workdir} does not exist; make it with: {train_command(workdir)}"
         )
+    config = _read_json(workdir / "config.json")
+    if "augment" in config:
+        raise ValueError(
+            f"work directory {workdir} holds a classifier, which has no report; its result is in "
+            f"{workdir / 'classifier_test.json'}"
+        )
     metrics = _read_metrics(workdir / "metrics.jsonl")
     likelihood = workdir / "likelihood_test.json"
     generated, real = (
@@ -84,7 +90,7 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
     )
     return Run(
         workdir=workdir,
-        config=_read_json(workdir / "config.json"),
+        config=config,
         environment=_read_json(workdir / "environment.json"),
         training=_by_step(metrics, "train"),
         validation=_by_step(metrics, "validation"),
