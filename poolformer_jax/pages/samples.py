@@ -55,12 +55,10 @@ def write_sample_page(
         page.tiles(numbers),
         page.section(heading, remark + _cards(clips, notes)),
         *([page.section("Real clips, for comparison", _cards(real))] if real else []),
-        page.section(
-            "Drawn with", page.table([[key, str(value)] for key, value in settings.items()])
-        ),
+        page.section("Drawn with", page.table(page.facts(settings))),
     ]
     path = folder / PAGE_FILE
-    write_whole(path, page.document("Poolformer samples", sections))
+    write_whole(path, page.document("Generated clips", sections))
     return path
 
 
