@@ -18,8 +18,8 @@ from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.plots import plot_classes, plot_confusion
 from poolformer_jax.pages.run_files import Clip
+from poolformer_jax.sampling.folder import PAGE_FILE
 
-PAGE_FILE = "index.html"
 CLIPS_PER_GROUP = 4
 """Players in each of the three groups: each takes about 0.2 MB."""
 
