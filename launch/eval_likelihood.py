@@ -39,7 +39,7 @@ _LENGTH = flags.DEFINE_string(
 _CHUNK_LENGTH = flags.DEFINE_integer(
     "chunk_length",
     None,
-    "Samples that clips are read by, a multiple of the total pooling factor; equal parts of at "
+    "Samples that clips are read by, a multiple of the model's chunk_multiple; equal parts of at "
     "most the training length if not given.",
     flag_values=_FLAGS,
 )

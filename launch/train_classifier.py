@@ -4,7 +4,7 @@
         --workdir=runs/digits_classifier
 
 Writes the classifier that is best on the validation clips to <workdir>/classifier.json and
-<workdir>/classifier.npz, and what it makes of the test clips to <workdir>/classifier_test.json.
+<workdir>/classifier.npz, and its results on the test clips to <workdir>/classifier_test.json.
 The same command again goes on from the latest checkpoint in the workdir. One process trains on all
 of its devices.
 """

@@ -1,4 +1,4 @@
-"""What a classifier makes of many clips: features and probabilities, and how often it is right."""
+"""Classifies many clips: features, probabilities, and how often the classes are right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from poolformer_jax.classifier.clips import LabelledClips
 from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.network import Stats, classify
 
-# Raise it when code changes what a classifier makes of a clip by more than rounding, and no setting
+# Raise it when code changes a classifier's outputs for a clip by more than rounding, and no setting
 # in `front_end_hash` shows it: in the front end, in the network, or in how clips are read. Kept
 # references are then computed again.
 FEATURE_VERSION = 1

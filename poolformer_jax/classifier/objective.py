@@ -75,7 +75,7 @@ class ClassifierObjective:
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """Highest accuracy first; of equal ones the lowest loss."""
-        return rank_accuracy(metrics)
+        return (-metrics["accuracy"], metrics["loss"])
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Says loss and accuracy."""
@@ -89,8 +89,3 @@ class ClassifierObjective:
         front_end = functools.partial(augmented_log_mel, padding=padding)
         changes = draw_changes(self.augment, key, batch["noise"])
         return sharding.map_rows(self.mesh, front_end)(batch["audio"], *changes)
-
-
-def rank_accuracy(metrics: Mapping[str, float]) -> tuple[float, ...]:
-    """Orders evaluations of classifiers."""
-    return (-metrics["accuracy"], metrics["loss"])

@@ -224,7 +224,7 @@ def _open_folder(
     if process == 0:
         folder.start()
         for index, pcm in enumerate(real):
-            write_wav(out / f"real_{index:05d}.wav", pcm, SAMPLE_RATE)
+            write_wav(out / f"{sample_folder.REAL_PREFIX}{index:05d}.wav", pcm, SAMPLE_RATE)
     multihost_utils.sync_global_devices("the folder is ready")
     is_shared = (out / sample_folder.SETTINGS_FILE).is_file()
     if not np.all(multihost_utils.process_allgather(np.array(is_shared))):
