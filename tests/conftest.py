@@ -10,6 +10,8 @@ import tempfile
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# The many tiny programs of a test run once each: compile with few optimisations.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Several virtual devices, so that sharding is tested in-process.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}".strip()
 
@@ -26,6 +28,7 @@ MIXED_TYPES = (
     "tests/launch/",
     "tests/training/",
     "tests/classifier/test_objective.py",
+    "tests/models/test_any_model.py",
     "tests/sampling/test_conditioning.py",
 )
 
@@ -52,6 +55,14 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     if hasattr(config, "compilation_cache"):
         shutil.rmtree(config.compilation_cache, ignore_errors=True)
+
+
+@pytest.fixture
+def all_optimizations():
+    """Compiles as users do, for tests of what programs cost."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

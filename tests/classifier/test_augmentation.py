@@ -17,8 +17,6 @@ from poolformer_jax.classifier.augmentation import (
 from poolformer_jax.classifier.config import AugmentConfig
 from poolformer_jax.classifier.log_mel import log_mel
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = AugmentConfig()
 NEUTRAL = {"amplitude": 1.0, "speed": 1.0, "stretch": 1.0, "shift": 0.0}
 

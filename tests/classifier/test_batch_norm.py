@@ -5,8 +5,6 @@ import pytest
 
 from poolformer_jax.classifier.batch_norm import BatchNorm, BatchStats
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPE = (2, 3, 4, 5)
 
 

@@ -20,8 +20,6 @@ from poolformer_jax.classifier.log_mel import log_mel, mel_filters
 from poolformer_jax.classifier.network import classify
 from tests.classifier.random_classifier import random_classifier
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = ClassifierConfig(kind="small", num_classes=3, mel_padding="constant")
 PARAMS, STATS = random_classifier(CONFIG)
 AUDIO = np.random.default_rng(0).integers(-9999, 9999, (10, 16_000)).astype(np.int16)

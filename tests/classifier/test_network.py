@@ -14,8 +14,6 @@ from poolformer_jax.classifier.network import (
 from tests.classifier.random_classifier import random_classifier
 from tests.classifier.resnext_oracle import convolve
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = ClassifierConfig(kind="small")
 classify_small = jax.jit(functools.partial(classify, SMALL), static_argnames="train")
 

@@ -17,8 +17,6 @@ from poolformer_jax.training.step import make_train_step
 from poolformer_jax.training.trainer import Trainer
 from tests.classifier.tiny_classifier import AUGMENT, MODEL, TRAIN, make_batch, make_objective
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(7)
 OBJECTIVE = make_objective()
 COUNT = jnp.float32(4)
@@ -54,6 +52,13 @@ def test_loss_and_statistics_are_those_of_the_batch_as_the_network_sees_it(start
     assert float(sums["accuracy"]) == np.mean(log_p.argmax(1) == batch["labels"])
     # Means are of order 100.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), stats, new)
+
+
+def test_loss_mixes_no_types(start):
+    gradient = jax.grad(OBJECTIVE.loss, has_aux=True)
+    with jax.numpy_dtype_promotion("strict"):
+        batch = make_batch(0, with_noise=True)
+        jax.eval_shape(gradient, start.params, start.statistics, batch, KEY, COUNT)
 
 
 def test_clips_are_changed_as_the_key_says(start):

@@ -9,8 +9,6 @@ from flax import linen as nn
 from poolformer_jax.layers.blocks import GatedMerge, LayerStack, MLPBlock, normalize
 from poolformer_jax.layers.config import BlockConfig, LRUConfig, RGLRUConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WIDTH = 6
 CONFIG = BlockConfig(mixer=RGLRUConfig(recurrent_width=8, num_gate_blocks=2), scan="sequential")
 

@@ -5,8 +5,6 @@ import pytest
 
 from poolformer_jax.layers.embedding import InputEmbedding, LabelEmbedding, OutputHead
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CODES = np.array([[0, 1, 128, 255]])
 
 

@@ -5,8 +5,6 @@ import pytest
 
 from poolformer_jax.layers.linear import BlockDiagonalLinear
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize(("num_blocks", "inputs", "features"), [(1, 6, 4), (3, 6, 9), (6, 6, 6)])

@@ -10,9 +10,6 @@ from poolformer_jax.layers.config import ExecutionConfig, LRUConfig, RGLRUConfig
 from poolformer_jax.layers.lru import init_decay
 from poolformer_jax.typing import Planes
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 KINDS = [RGLRUConfig, LRUConfig]
 
 

@@ -12,8 +12,6 @@ from poolformer_jax.layers.config import MIXERS, ExecutionConfig, LRUConfig, RGL
 from poolformer_jax.typing import Planes
 from tests import oracle
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH, STEPS, WIDTH = 2, 9, 4
 EXECUTION = ExecutionConfig(scan="sequential")
 GATED = RGLRUConfig(recurrent_width=8, num_gate_blocks=2)

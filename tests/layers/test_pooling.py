@@ -7,8 +7,6 @@ import pytest
 
 from poolformer_jax.layers.pooling import DownPool, UpPool
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # (outer width, inner width, groups): a tap per channel, two groups, one matrix; and widths that
 # grow with the pool.
 WIDTHS = [(4, 4, 4), (4, 4, 2), (4, 4, 1), (4, 8, 4), (4, 8, 2), (4, 8, 1)]

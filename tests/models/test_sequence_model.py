@@ -15,8 +15,6 @@ from poolformer_jax.models.sequence_model import batch_axes, count_params
 from poolformer_jax.ops.draw import Draw
 from tests.models.random_models import random_params
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # One for every kind, of three classes; log-probabilities depend on every code and label.
 CONFIGS = {
     "poolformer": PoolformerConfig(

@@ -14,8 +14,6 @@ from poolformer_jax.training.step import make_train_step
 from tests.training.tiny import LENGTH, TRAIN, make_objective
 from tests.training.tiny import MODEL as CONFIG
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 LABELLED = dataclasses.replace(CONFIG, num_classes=3)
 MODEL = LABELLED.build()
 KEY = jax.random.key(1)

@@ -20,8 +20,6 @@ from tests.models.random_models import (
     random_params,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Float32 through up to 24 residual blocks, for logits of order 10.
 TOLERANCE = 2e-4
 

@@ -13,8 +13,6 @@ from poolformer_jax.sampling import streaming
 from poolformer_jax.sampling.streaming import StreamingGenerator, generate, prime
 from tests.training.tiny import MODEL as CONFIG
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MODEL = CONFIG.build()
 KEY = jax.random.key(3)
 LENGTH = 32  # Most tests draw two clips of it: one program.

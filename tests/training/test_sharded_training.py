@@ -1,7 +1,7 @@
 """One device and eight train alike, with parameters replicated or really sharded."""
 
 import dataclasses
-import functools
+import json
 
 import jax
 import numpy as np
@@ -9,8 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from poolformer_jax import sharding
-from poolformer_jax.training.state import init_train_state
-from poolformer_jax.training.step import make_train_step
+from poolformer_jax.training.trainer import Trainer
 from tests.training.tiny import MODEL, TRAIN, make_batch, make_objective
 
 OBJECTIVE = make_objective(dataclasses.replace(MODEL, dropout=0.2))
@@ -22,21 +21,30 @@ SHARDED = (
 )
 
 
-def train_on(num_devices, rules=sharding.PARAMETER_RULES):
-    mesh = sharding.make_mesh(jax.devices()[:num_devices])
-    init = functools.partial(init_train_state, OBJECTIVE, CONFIG)
-    abstract = sharding.abstract_state(mesh, init, rules)
-    step = sharding.jit_train_step(make_train_step(OBJECTIVE, CONFIG), mesh, abstract)
-    state, losses = sharding.init_sharded(mesh, init, rules), []
-    for index in range(5):
-        batch = sharding.put_batch(mesh, make_batch(index, CONFIG.batch_size))
-        assert len(batch["tokens"].addressable_shards) == num_devices
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["bits_per_sample"]))
-    if rules is SHARDED:
-        kernel = state.params["head"]["projection"]["kernel"]
-        assert kernel.addressable_shards[0].data.size == kernel.size // num_devices
-    return np.array(losses), jax.tree.map(np.asarray, state.params)
+def train_on(num_devices, workdir, rules=sharding.PARAMETER_RULES):
+    def batches(start_example):
+        for index in range(start_example // CONFIG.batch_size, 5):
+            yield make_batch(index, CONFIG.batch_size)
+
+    def start():
+        mesh = sharding.make_mesh(jax.devices()[:num_devices])
+        options = {"mesh": mesh, "batches": batches, "workdir": workdir, "rules": rules}
+        return Trainer(OBJECTIVE, CONFIG, **options)
+
+    with start() as trainer:
+        for _ in range(3):
+            trainer.take_step()
+        trainer.save()
+    with start() as trainer:  # Restored as it was sharded.
+        for _ in range(2):
+            trainer.take_step()
+        trainer.collect()
+    kernel = trainer.state.params["head"]["projection"]["kernel"]
+    share = num_devices if rules is SHARDED else 1
+    assert kernel.addressable_shards[0].data.size == kernel.size // share
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = np.array([row["bits_per_sample"] for row in rows])
+    return losses, jax.tree.map(np.asarray, trainer.state.params)
 
 
 def norm(tree):
@@ -45,18 +53,18 @@ def norm(tree):
 
 
 @pytest.fixture(scope="module")
-def one():
-    return train_on(1)
+def one(tmp_path_factory):
+    return train_on(1, tmp_path_factory.mktemp("one"))
 
 
 @pytest.mark.parametrize("rules", [sharding.PARAMETER_RULES, SHARDED], ids=["split", "sharded"])
-def test_eight_devices_train_like_one(one, rules):
-    losses, params = train_on(8, rules)
+def test_eight_devices_train_like_one(one, tmp_path, rules):
+    losses, params = train_on(8, tmp_path, rules)
     assert len(set(losses.tolist())) == 5
     np.testing.assert_allclose(losses, one[0], rtol=1e-6)
     difference = norm(jax.tree.map(np.subtract, params, one[1]))
     assert difference <= 1e-6 * norm(one[1])
     # How far the parameters moved, not how large they are: other dropout masks on other devices,
     # or a mean of means, would show as 0.01 and more. (Adam amplifies small gradients' rounding.)
-    start = init_train_state(OBJECTIVE, CONFIG).params
+    start = OBJECTIVE.model.init_params(jax.random.key(CONFIG.seed))
     assert difference <= 1e-4 * norm(jax.tree.map(np.subtract, one[1], start))

@@ -19,8 +19,6 @@ from tests.classifier.resnext_oracle import random_tensors, resnext, tensor_shap
 from tests.classifier.torch_import.torch_files import write_state_dict
 from tests.launch.processes import call, mistake
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = ClassifierConfig(kind="resnext29_8x64d")
 
 

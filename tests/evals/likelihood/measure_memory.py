@@ -8,7 +8,7 @@ are random. LENGTH and CHUNK_LENGTH are in samples.
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 import json
 import pathlib

@@ -14,13 +14,8 @@ from poolformer_jax.evals.likelihood.evaluator import (
     make_likelihood_evaluator,
 )
 from tests import oracle
-from tests.layers.conftest import quick_compilation
 from tests.training.tiny import LENGTH, make_batch
 from tests.training.tiny import MODEL as CONFIG
-
-__all__ = ["quick_compilation"]
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODEL = CONFIG.build()
 ONE_DEVICE = sharding.make_mesh(jax.devices()[:1])
@@ -165,7 +160,7 @@ def temporary_bytes(mesh, length, clips=8):
     return program.memory_analysis().temp_size_in_bytes
 
 
-def test_program_of_a_chunk_needs_the_memory_of_a_chunk_on_each_device():
+def test_program_of_a_chunk_needs_the_memory_of_a_chunk_on_each_device(all_optimizations):
     chunk = temporary_bytes(ONE_DEVICE, 1_600)
     # Nearly all of it grows with the chunk: at least 256 logits in float32 a sample.
     assert chunk > 8 * 1_600 * 256 * 4
@@ -270,7 +265,7 @@ def test_chunks_are_equal_and_within_the_limit(length, limit, expected):
 
 @pytest.mark.parametrize(
     ("chunk_length", "message"),
-    [(5, "chunk length 5 .* factor 2; .* 6 or .* 4"), (1, "to 2"), (-2, "length -2 .* to 2")],
+    [(5, "chunk length 5 .* of 2, .*; use 4 or 6"), (1, "use 2"), (-2, "length -2 .* use 2")],
 )
 def test_chunks_that_cannot_be_pooled_are_refused(chunk_length, message):
     with pytest.raises(ValueError, match=message):

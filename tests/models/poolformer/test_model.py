@@ -23,8 +23,6 @@ from tests.models.random_models import (
     random_params,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SMALL = {
     "num_codes": 16,
     "initial_code": 8,
@@ -251,7 +249,7 @@ def test_bfloat16_activations_stay_near_float32():
 
 
 @pytest.mark.slow
-def test_baseline_compiles_in_90_seconds():
+def test_baseline_compiles_in_90_seconds(all_optimizations):
     """Forward and backward of the published model with the sequential scan, at full length."""
     jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_enable_compilation_cache", False)
