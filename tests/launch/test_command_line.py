@@ -89,6 +89,7 @@ def test_configuration_by_name_or_file_and_in_two_words(tmp_path):
         ["--config", "digits"],
         ["-config=ablations/digits_lru"],
         [f"--config={ROOT / 'configs' / 'sc09.py'}"],
+        ["--config=digits", "--config.model.mixer.kind=lru"],
     ):
         arguments = ["--workdir=/proc/none", *config]
         assert "cannot write to --workdir=/proc/none" in mistake("train", *arguments)
