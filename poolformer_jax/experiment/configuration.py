@@ -101,7 +101,7 @@ class ClassifierExperiment(Sections):
         weight_decay=1e-2,
         clip_norm=None,
         skip_norm=None,
-        ema_decay=0.0,  # An average would not fit the running statistics.
+        ema_decay=0.0,
         eval_every=325,
         eval_batch_size=96,
         checkpoint_every=325,
@@ -115,6 +115,12 @@ class ClassifierExperiment(Sections):
                 f"model.num_classes {self.model.num_classes} does not fit data.name "
                 f"{self.data.name!r}, which has {num_classes} classes; use {num_classes}"
             )
+        for name, why in (
+            ("label_dropout", "a classifier learns every label"),
+            ("ema_decay", "averaged parameters do not fit the running statistics"),
+        ):
+            if value := getattr(self.train, name):
+                raise ValueError(f"train.{name} {value} does not fit a classifier: {why}; use 0")
 
 
 def default_config(

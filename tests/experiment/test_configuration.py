@@ -97,7 +97,7 @@ def test_a_file_starts_from_a_model_of_any_kind(monkeypatch):
     config.model.depth = 3
     assert make_experiment(config).model == Other(depth=3)
     assert default_config(ClassifierExperiment, model="small").model.kind == "small"
-    with pytest.raises(ValueError, match="config.model.kind is 'rnn'; known: poolformer, other"):
+    with pytest.raises(ValueError, match=r"config.model.kind is 'rnn'; known: poolformer, other"):
         default_config(model="rnn")
 
 
@@ -195,6 +195,8 @@ MISTAKES = [
         {"model": {"num_classes": 9}},
         "num_classes 9 does not fit .*which has 10 classes; use 10",
     ),
+    (ClassifierExperiment, {"train": {"label_dropout": 0.1}}, "label_dropout 0.1 .*; use 0$"),
+    (ClassifierExperiment, {"train": {"ema_decay": 0.9}}, "ema_decay 0.9 .* statistics; use 0$"),
     (ClassifierExperiment, {"augment": {"probability": 2.0}}, "augment: probability 2.0 must be"),
     (
         ClassifierExperiment,
