@@ -26,8 +26,6 @@ from poolformer_jax.classifier.network import Stats, classify
 # references are then computed again.
 FEATURE_VERSION = 1
 
-_CLIPS_AT_ONCE = 128
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Classification:
@@ -138,14 +136,13 @@ def classify_labelled(
     stats: Stats,
     clips: LabelledClips,
     *,
+    batch_size: int,
     mesh: Mesh | None = None,
 ) -> Classification:
     """Classifies clips of known classes, see `classify_audio`."""
-    batches = (
-        clips.audio[first : first + _CLIPS_AT_ONCE]
-        for first in range(0, len(clips), _CLIPS_AT_ONCE)
-    )
-    found = classify_audio(config, params, stats, batches, batch_size=_CLIPS_AT_ONCE, mesh=mesh)
+    starts = range(0, len(clips), batch_size)
+    batches = (clips.audio[start : start + batch_size] for start in starts)
+    found = classify_audio(config, params, stats, batches, batch_size=batch_size, mesh=mesh)
     return dataclasses.replace(found, labels=clips.labels)
 
 

@@ -34,12 +34,14 @@ class ClassifierObjective:
       config: Architecture and front end.
       augment: Ranges of the changes.
       validation: Clips to evaluate on.
+      eval_batch_size: How many of them are classified side by side.
       mesh: Devices that the rows of a batch are split over, if there are several.
     """
 
     config: ClassifierConfig
     augment: AugmentConfig
     validation: LabelledClips
+    eval_batch_size: int
     mesh: Mesh | None = None
 
     loss_name = "loss"
@@ -70,7 +72,14 @@ class ClassifierObjective:
         self, params: Any, statistics: Stats, should_stop: Callable[[], bool]
     ) -> Mapping[str, float]:
         """Classifies the validation clips; that is too quick to be stopped."""
-        found = classify_labelled(self.config, params, statistics, self.validation, mesh=self.mesh)
+        found = classify_labelled(
+            self.config,
+            params,
+            statistics,
+            self.validation,
+            batch_size=self.eval_batch_size,
+            mesh=self.mesh,
+        )
         return {name: value for name, value in found.summary().items() if value is not None}
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ def evaluate_likelihood(
     *,
     split: Split = "test",
     experiment: Experiment | None = None,
-    step: str = "best",
+    step: int | str = "best",
     weights: Literal["ema", "raw"] = "ema",
     length: int | None = None,
     chunk_length: int | None = None,
