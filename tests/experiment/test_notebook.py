@@ -48,6 +48,7 @@ def test_train_evaluate_restore_draw_and_plot(run):
     assert "bits per sample" in figure.axes[0].get_ylabel()
 
 
+@pytest.mark.slow
 def test_draw_score_and_look_at_a_folder(run, tmp_path):
     _, workdir = run
     classifier = tmp_path / "classifier"
@@ -79,6 +80,7 @@ def test_draw_score_and_look_at_a_folder(run, tmp_path):
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_some_of_the_devices_do(run, tmp_path):
     experiment, workdir = run
     experiment = ex.replace(experiment, train={"num_steps": 1, "batch_size": 2})
