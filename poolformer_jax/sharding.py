@@ -57,6 +57,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def replicate(mesh: Mesh, tree: Any) -> Any:
+    """Asks, inside of a compiled function, for whole arrays on every device.
+
+    It does so leaf by leaf: for the prefix of a tree in `out_shardings`, JAX 0.7 makes such a tree
+    of things that are no arrays, which classes with checked types refuse.
+    """
+    whole = replicated(mesh)
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), tree)
+
+
 def state_sharding(mesh: Mesh, abstract_state: Any, rules: Rules = PARAMETER_RULES) -> Any:
     """A sharding for every leaf of a train state or parameter tree.
 

@@ -91,18 +91,17 @@ def make_likelihood_evaluator(
     """
     if chunk_length is not None:
         check_length(model, chunk_length, what="chunk length")
-    replicated = sharding.replicated(mesh)
 
     def start(rows: Mapping[str, jax.Array]) -> State:
         labels = rows["labels"] if model.num_classes else None
-        return model.init_state(rows["lengths"].shape[0], labels)
+        return sharding.replicate(mesh, model.init_state(rows["lengths"].shape[0], labels))
 
     def score_chunk(params: Any, codes: jax.Array, state: State) -> tuple[jax.Array, State]:
         log_probs, state = model.log_probs(params, codes, state)
-        return excess_bits(log_probs, model.num_codes), state
+        return excess_bits(log_probs, model.num_codes), sharding.replicate(mesh, state)
 
-    start_state = jax.jit(start, out_shardings=replicated)
-    score = jax.jit(score_chunk, out_shardings=(None, replicated))
+    start_state = jax.jit(start)
+    score = jax.jit(score_chunk)
 
     def evaluate(
         params: Any,

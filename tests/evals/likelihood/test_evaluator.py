@@ -149,14 +149,14 @@ WIDE = dataclasses.replace(CONFIG, num_codes=256, initial_code=128).build()
 
 def temporary_bytes(mesh, length, clips=8):
     """What the program of a chunk needs beside its arguments and results."""
-    replicated = sharding.replicated(mesh)
 
     def score(params, codes):
-        return WIDE.log_probs(params, codes, WIDE.init_state(clips))
+        log_probs, state = WIDE.log_probs(params, codes, WIDE.init_state(clips))
+        return log_probs, sharding.replicate(mesh, state)
 
     params = sharding.abstract_state(mesh, lambda: WIDE.init_params(jax.random.key(0)))
     codes = jax.ShapeDtypeStruct((clips, length), "int32", sharding=sharding.batch_sharding(mesh))
-    program = jax.jit(score, out_shardings=(None, replicated)).lower(params, codes).compile()
+    program = jax.jit(score).lower(params, codes).compile()
     return program.memory_analysis().temp_size_in_bytes
 
 
