@@ -100,9 +100,7 @@ def sample(
     from poolformer_jax.experiment.restore import restore_params
     from poolformer_jax.sampling.clips import draw_samples, hash_params
 
-    if distributed:
-        jax.distributed.initialize()
-    mesh, model = sharding.make_mesh(devices), drawing_model(experiment)
+    mesh, model = sharding.make_mesh(devices, distributed=distributed), drawing_model(experiment)
     process, num_processes = jax.process_index(), jax.process_count()
     with user_errors():
         batch_size = _choose_batch_size(batch_size, num_clips, mesh)
@@ -235,9 +233,7 @@ def _read_real(data: DataConfig, data_dir: str | None, num_real: int) -> list[np
         return []
     from poolformer_jax.data.source import open_splits
 
-    if data_dir:
-        data = dataclasses.replace(data, data_dir=data_dir)
-    clips = open_splits(data)["validation"]
+    clips = open_splits(dataclasses.replace(data, data_dir=data_dir or data.data_dir))["validation"]
     count = min(num_real, len(clips))
     pcm = [clips[index * len(clips) // count]["audio"] for index in range(count)]
     codec, normalize = data.codec, data.normalize
