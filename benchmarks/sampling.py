@@ -12,7 +12,7 @@ Measures samples/s in turns, with random parameters, of three ways to draw the s
 
 After measuring, stepping and fixed point are checked to draw the same codes.
 
-Measured on two cores: the table in README.md.
+Measured on two cores: the table in docs/sampling.md.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from configs import digits
 from launch import command_line
 from poolformer_jax.config_checks import Platform
 from poolformer_jax.experiment.configuration import Experiment, make_experiment
-from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.models.poolformer.model import Poolformer
-from poolformer_jax.models.sequence_model import count_params
+from poolformer_jax.experiment.named import named_config
+from poolformer_jax.models.registry import MODELS
+from poolformer_jax.models.sequence_model import SequenceModel, count_params
 from poolformer_jax.sampling.streaming import StreamingGenerator
 
 _FLAGS = flags.FlagValues()
@@ -69,21 +68,20 @@ def main(argv):
         _check_same_codes(model, params)
 
 
-def _make_model(name: str) -> Poolformer:
-    platform = cast(Platform, jax.default_backend())
+def _make_model(name: str) -> Any:
+    """A Poolformer: the parallel ways need its `logits`, the traffic its levels."""
     match name:
         case "baseline":
-            return PoolformerConfig(platform=platform).build()
+            config = MODELS["poolformer"]()
         case "digits":
-            experiment: Experiment = make_experiment(digits.get_config().to_dict())
+            experiment: Experiment = make_experiment(named_config("digits"))
             config = experiment.model
-            assert isinstance(config, PoolformerConfig)
-            return dataclasses.replace(config, platform=platform).build()
         case _:
             raise ValueError(f"--models={name}: known are baseline and digits")
+    return dataclasses.replace(config, platform=cast(Platform, jax.default_backend())).build()
 
 
-def _measure(model: Poolformer, params: Any, batch: int) -> float:
+def _measure(model: Any, params: Any, batch: int) -> float:
     """Prints a row; returns how many steps a second stepping takes."""
     ways = {
         "stepping": _step(model, params, batch),
@@ -116,12 +114,12 @@ def _measure(model: Poolformer, params: Any, batch: int) -> float:
     return stepping / batch
 
 
-def _step(model: Poolformer, params: Any, batch: int) -> Way:
+def _step(model: SequenceModel, params: Any, batch: int) -> Way:
     stream = StreamingGenerator(model, params, jax.random.key(0), batch, block_samples=160)
     return lambda: next(stream).codes.shape[1]
 
 
-def _iterate_segment(model: Poolformer, params: Any, batch: int) -> Callable[[], float]:
+def _iterate_segment(model: Any, params: Any, batch: int) -> Callable[[], float]:
     run = _fixed_point_pass(model)
     state = model.init_state(batch)
     codes = jnp.zeros((batch, model.chunk_multiple), jnp.int32)
@@ -134,7 +132,7 @@ def _iterate_segment(model: Poolformer, params: Any, batch: int) -> Callable[[],
     return way
 
 
-def _run_whole_clip(model: Poolformer, params: Any, batch: int) -> Way:
+def _run_whole_clip(model: Any, params: Any, batch: int) -> Way:
     run = jax.jit(model.logits)
     total = model.chunk_multiple
     codes = jnp.zeros((batch, -(-_CLIP // total) * total), jnp.int32)
@@ -151,7 +149,7 @@ def _clip_keys(batch: int) -> jax.Array:
 
 
 @functools.cache
-def _fixed_point_pass(model: Poolformer) -> Callable:
+def _fixed_point_pass(model: Any) -> Callable:
     """One pass: the logits of all samples of a segment, and a code drawn from each."""
 
     @jax.jit
@@ -165,7 +163,7 @@ def _fixed_point_pass(model: Poolformer) -> Callable:
     return run
 
 
-def _check_same_codes(model: Poolformer, params: Any) -> None:
+def _check_same_codes(model: Any, params: Any) -> None:
     """The first segment, by both ways."""
     run, state = _fixed_point_pass(model), model.init_state(1)
     codes = jnp.zeros((1, model.chunk_multiple), jnp.int32)
@@ -176,7 +174,7 @@ def _check_same_codes(model: Poolformer, params: Any) -> None:
     np.testing.assert_array_equal(np.asarray(codes), stepped)
 
 
-def _print_weight_traffic(config: PoolformerConfig, params: Any, steps: list[float]) -> None:
+def _print_weight_traffic(config: Any, params: Any, steps: list[float]) -> None:
     """Each step needs the weights of the levels it runs, whatever the batch."""
     needed, share, level = 0.0, 1.0, params["backbone"]
     for factor in config.pool_factors:

@@ -20,7 +20,9 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from launch import parsing
+from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.experiment import UserError, user_errors
+from poolformer_jax.training.divergence import TrainingDivergedError
 
 if TYPE_CHECKING:
     from poolformer_jax.training.trainer import Outcome
@@ -59,7 +61,8 @@ def call(
       What main returns.
 
     Raises:
-      SystemExit: With a message if the user made a mistake, or was helped.
+      SystemExit: With a message if the user made a mistake, a run diverged or numbers are not
+        finite; or after help.
     """
     if not _HELP.isdisjoint(arguments):
         print(parsing.describe(main, flag_values))
@@ -70,6 +73,11 @@ def call(
                 argv = parsing.parse(flag_values, [sys.argv[0], *arguments], positional)
             return main(argv)
         except UserError as error:
+            # The library speaks of parameters, which are flags here.
+            names = "|".join(flag_values)
+            message = re.sub(rf"^({names})(?= is missing| \S+ (must|does) )", r"--\1", str(error))
+            sys.exit(f"error: {message}")
+        except (FloatingPointError, TrainingDivergedError) as error:
             sys.exit(f"error: {error}")
 
 
@@ -149,6 +157,11 @@ def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
             f"again{command}",
             flush=True,
         )
+
+
+def duration_of(flag: flags.FlagHolder) -> int | None:
+    """The duration that a flag gives, in samples; None without it. Errors as `parse_duration`."""
+    return None if flag.value is None else parse_duration(flag.name, flag.value, SAMPLE_RATE)
 
 
 def parse_duration(name: str, text: str, sample_rate: int) -> int:

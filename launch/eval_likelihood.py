@@ -11,13 +11,10 @@ devices.
 
 from __future__ import annotations
 
-import sys
-
 from absl import flags
 
 from launch import command_line
 from poolformer_jax import experiment as ex
-from poolformer_jax.data.datasets import SAMPLE_RATE
 
 _FLAGS = flags.FlagValues()
 _CONFIG = command_line.define_config(
@@ -39,7 +36,7 @@ _LENGTH = flags.DEFINE_string(
 _CHUNK_LENGTH = flags.DEFINE_integer(
     "chunk_length",
     None,
-    "Samples that clips are read by, a multiple of the total pooling factor; equal parts of at "
+    "Samples that clips are read by, a multiple of the model's chunk_multiple; equal parts of at "
     "most the training length if not given.",
     flag_values=_FLAGS,
 )
@@ -53,26 +50,22 @@ def main(argv):
     """Evaluates; returns what the JSON file holds."""
     del argv
     with ex.user_errors():
-        experiment = length = None
+        length = command_line.duration_of(_LENGTH)
+        experiment = None
         if _CONFIG.value is not None:
             experiment = ex.make_experiment(_CONFIG.value)
-        if _LENGTH.value is not None:
-            length = command_line.parse_duration("length", _LENGTH.value, SAMPLE_RATE)
-    try:
-        return ex.evaluate_likelihood(
-            _WORKDIR.value,
-            split=_SPLIT.value,
-            experiment=experiment,
-            step=_STEP.value,
-            weights=_WEIGHTS.value,
-            length=length,
-            chunk_length=_CHUNK_LENGTH.value,
-            batch_size=_BATCH_SIZE.value,
-            data_dir=_DATA_DIR.value,
-            distributed=_DISTRIBUTED.value,
-        )
-    except FloatingPointError as error:
-        sys.exit(f"error: {error}")
+    return ex.evaluate_likelihood(
+        _WORKDIR.value,
+        split=_SPLIT.value,
+        experiment=experiment,
+        step=_STEP.value,
+        weights=_WEIGHTS.value,
+        length=length,
+        chunk_length=_CHUNK_LENGTH.value,
+        batch_size=_BATCH_SIZE.value,
+        data_dir=_DATA_DIR.value,
+        distributed=_DISTRIBUTED.value,
+    )
 
 
 if __name__ == "__main__":

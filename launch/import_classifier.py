@@ -9,10 +9,13 @@ and <workdir>/classifier.npz.
 
 from __future__ import annotations
 
+from typing import get_args
+
 from absl import flags
 
 from launch import command_line
 from poolformer_jax import experiment as ex
+from poolformer_jax.classifier.config import MelPadding
 
 _FLAGS = flags.FlagValues()
 _WORKDIR = command_line.define_workdir(_FLAGS, "Folder of the classifier.")
@@ -25,7 +28,7 @@ _CLASS_NAMES = flags.DEFINE_list(
 _MEL_PADDING = flags.DEFINE_enum(
     "mel_padding",
     "reflect",
-    ["reflect", "constant"],
+    get_args(MelPadding),
     "Padding of the spectrograms it was trained on: librosa's until 0.8, or since 0.9.",
     flag_values=_FLAGS,
 )

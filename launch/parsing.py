@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,9 +35,8 @@ def parse(
         raise UserError(str(error)) from error
     except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
         # What ml_collections raises for misspelt keys, values of the wrong type, and broken
-        # configuration files; the text of a KeyError comes quoted.
-        message = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split())
-        raise UserError(f"in --config: {message}") from error
+        # configuration files.
+        raise UserError(_describe(error, argv)) from error
     finally:
         sys.argv = before
     surplus, missing = remaining[1 + len(positional) :], positional[len(remaining) - 1 :]
@@ -45,6 +45,19 @@ def parse(
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given, without --")
     return remaining
+
+
+def _describe(error: Exception, argv: Sequence[str]) -> str:
+    """One line; the KeyError of a misspelt field comes alone or in an AttributeError."""
+    cause = error.args[0] if error.args else error
+    if isinstance(error, KeyError):
+        cause = error
+    if not isinstance(cause, KeyError):
+        return f"in --config: {' '.join(str(cause).split())}"
+    field, *hint = str(cause.args[0]).splitlines()
+    field = field.strip("'\"")
+    places = re.findall(rf"-(config[\w.]*)\.{re.escape(field)}\b", " ".join(argv))
+    return ". ".join([f"unknown field {field!r} in {(places or ['--config'])[0]}", *hint])
 
 
 def _with_config_file(argv: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ set is left as it is, and an interrupted preparation leaves none.
 
 from __future__ import annotations
 
-import pathlib
 import shlex
 
 from absl import flags
@@ -54,9 +53,8 @@ def main(argv):
         download=_DOWNLOAD.value,
         allow_partial=_ALLOW_PARTIAL.value,
     )
-    path = pathlib.Path("configs") / f"{data.name}.py"
-    if path.is_file():
-        command = ["python", "-m", "launch.train", f"--config={path}"]
+    if data.name in ex.named_configs():
+        command = ["python", "-m", "launch.train", f"--config={data.name}"]
         command.append(f"--workdir=runs/{data.name}")
         command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
         command += ["--config.data.partial=True"] if data.partial else []

@@ -9,7 +9,7 @@ what an interrupted one began. Uses the averaged weights, in float32, on all dev
 from __future__ import annotations
 
 import functools
-import sys
+import pathlib
 
 from absl import flags
 
@@ -58,41 +58,35 @@ _DISTRIBUTED = command_line.define_distributed(_FLAGS)
 def main(argv):
     """Draws; returns the folder."""
     del argv
-
-    def duration(flag: flags.FlagHolder) -> int | None:
-        if flag.value is None:
-            return None
-        return command_line.parse_duration(flag.name, flag.value, SAMPLE_RATE)
-
     with ex.user_errors():
-        length, prompt_length = duration(_LENGTH), duration(_PROMPT_LENGTH)
+        length, prompt_length = map(command_line.duration_of, (_LENGTH, _PROMPT_LENGTH))
+        if length is None:
+            clips = ex.read_experiment(pathlib.Path(_WORKDIR.value)).data.seq_len / SAMPLE_RATE
+            raise ValueError(f"--length is missing; the model's clips last --length={clips:g}s")
         draw = ex.Draw(
             temperature=_TEMPERATURE.value,
             top_k=_TOP_K.value,
             top_p=_TOP_P.value,
             guidance=_GUIDANCE.value,
         )
-    try:
-        return ex.sample(
-            _WORKDIR.value,
-            _OUT.value,
-            num_clips=_NUM_SAMPLES.value,
-            length=length,
-            draw=draw,
-            label=_LABEL.value,
-            prompt=_PROMPT.value,
-            prompt_length=prompt_length,
-            batch_size=_BATCH_SIZE.value,
-            seed=_SEED.value,
-            step=_STEP.value,
-            weights=_WEIGHTS.value,
-            num_real=_NUM_REAL.value,
-            data_dir=_DATA_DIR.value,
-            overwrite=_OVERWRITE.value,
-            distributed=_DISTRIBUTED.value,
-        )
-    except (FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}")
+    return ex.sample(
+        _WORKDIR.value,
+        _OUT.value,
+        num_clips=_NUM_SAMPLES.value,
+        length=length,
+        draw=draw,
+        label=_LABEL.value,
+        prompt=_PROMPT.value,
+        prompt_length=prompt_length,
+        batch_size=_BATCH_SIZE.value,
+        seed=_SEED.value,
+        step=_STEP.value,
+        weights=_WEIGHTS.value,
+        num_real=_NUM_REAL.value,
+        data_dir=_DATA_DIR.value,
+        overwrite=_OVERWRITE.value,
+        distributed=_DISTRIBUTED.value,
+    )
 
 
 if __name__ == "__main__":

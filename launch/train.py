@@ -8,13 +8,10 @@ command again goes on from the latest checkpoint in the workdir.
 
 from __future__ import annotations
 
-import sys
-
 from absl import flags
 
 from launch import command_line
 from poolformer_jax import experiment as ex
-from poolformer_jax.training.divergence import TrainingDivergedError
 
 _FLAGS = flags.FlagValues()
 _CONFIG = command_line.define_config(_FLAGS)
@@ -28,10 +25,7 @@ def main(argv):
     del argv
     with ex.user_errors():
         experiment = ex.make_experiment(command_line.values_of(_CONFIG, _DATA_DIR))
-    try:
-        outcome = ex.train(experiment, _WORKDIR.value, distributed=_DISTRIBUTED.value)
-    except TrainingDivergedError as error:
-        sys.exit(f"error: {error}")
+    outcome = ex.train(experiment, _WORKDIR.value, distributed=_DISTRIBUTED.value)
     command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome
 

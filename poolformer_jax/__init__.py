@@ -1,8 +1,7 @@
 """Poolformer: an autoregressive model of raw audio with nested pooled SkipBlocks.
 
-The package is a stack of layers; imports go downward only:
-
-  launch > training, evals > sampling, data > models > layers > ops, audio > typing
+Its rooms, from the ground up: files, config_checks, sharding, typing; audio, ops, layers; models,
+data, training, sampling, classifier, evals, pages; experiment. CONTRIBUTING.md has the table.
 
 Nothing is imported here, so that `import poolformer_jax` costs nothing and a program that
 only needs the audio codecs never starts JAX.

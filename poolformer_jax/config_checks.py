@@ -37,13 +37,15 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
 
     Args:
       config_type: A data class; of a `Variant` the base, whose `kind` is among the values.
-      values: By field; fields that are left out have their defaults.
+      values: By field; fields that are left out have their defaults, and those that only other
+        kinds of the table have are ignored.
       name: What messages call the configuration.
 
     Raises:
       ValueError: For an unknown field or kind, or a value that cannot work; the message names it.
     """
     values, chosen, choice = dict(values), config_type, ""
+    kinds: Mapping[str, type[Any]] = {}
     if issubclass(config_type, Variant):
         kinds, kind = config_type.kinds(), values.pop("kind", None)
         if kind not in kinds:
@@ -51,6 +53,10 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
         chosen, choice = kinds[kind], f" of kind {kind!r}"
     hints = get_type_hints(chosen)
     known = {field.name for field in dataclasses.fields(cast(Any, chosen))}
+    # Configuration files write out every field of one kind; a flag may choose another kind, to
+    # which the fields that it does not have mean nothing.
+    others = {field.name for other in kinds.values() for field in dataclasses.fields(other)} - known
+    values = {field: value for field, value in values.items() if field not in others}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown field {unknown} in {name}{choice}; known: {sorted(known)}")
     for field, value in values.items():

@@ -24,8 +24,15 @@ Rules = Sequence[tuple[str, P]]
 PARAMETER_RULES: Rules = ((r".*", P()),)
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices, or of the given ones, along `data`."""
+def make_mesh(devices: Sequence[jax.Device] | None = None, *, distributed: bool = False) -> Mesh:
+    """A mesh of all devices, or of the given ones, along `data`.
+
+    Args:
+      devices: The given ones.
+      distributed: Whether to connect the processes of a pod first.
+    """
+    if distributed:
+        jax.distributed.initialize()
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
 
 
@@ -45,6 +52,13 @@ def check_batch_size(name: str, size: int, mesh: Mesh, *, parts: int = 1) -> Non
             f"{name} {size} does not split over {mesh.shape[DATA_AXIS]} devices{accumulation}; use "
             f"a multiple of {step}, such as {-(-size // step) * step}"
         )
+
+
+def share_of_batch(batch_size: int) -> dict[str, int]:
+    """What this process reads of a batch, as `data.pipeline` is told."""
+    count = jax.process_count()
+    index = jax.process_index()
+    return {"batch_size": batch_size // count, "process_index": index, "process_count": count}
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

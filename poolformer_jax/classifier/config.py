@@ -8,11 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from poolformer_jax.config_checks import (
-    check_at_least,
-    check_fraction,
-    check_types,
-)
+from poolformer_jax.config_checks import check_at_least, check_fraction, check_types
 
 SAMPLE_RATE = 16_000  # Hz.
 CLIP_LENGTH = 16_000  # Samples.
@@ -55,11 +51,6 @@ class ClassifierConfig:
     def __post_init__(self):
         check_types(self)
         check_at_least(self, 2, "num_classes")
-
-    @property
-    def num_features(self) -> int:
-        """Width of the features, the input of the last layer."""
-        return 1024 if self.kind == "resnext29_8x64d" else SMALL_WIDTHS[-1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

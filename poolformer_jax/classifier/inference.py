@@ -1,4 +1,4 @@
-"""What a classifier makes of many clips: features and probabilities, and how often it is right."""
+"""Classifies many clips: features, probabilities, and how often the classes are right."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from poolformer_jax.classifier.clips import LabelledClips
 from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.network import Stats, classify
 
-# Raise it when code changes what a classifier makes of a clip by more than rounding, and no setting
+# Raise it when code changes a classifier's outputs for a clip by more than rounding, and no setting
 # in `front_end_hash` shows it: in the front end, in the network, or in how clips are read. Kept
 # references are then computed again.
 FEATURE_VERSION = 1
-
-_CLIPS_AT_ONCE = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,14 +136,13 @@ def classify_labelled(
     stats: Stats,
     clips: LabelledClips,
     *,
+    batch_size: int,
     mesh: Mesh | None = None,
 ) -> Classification:
     """Classifies clips of known classes, see `classify_audio`."""
-    batches = (
-        clips.audio[first : first + _CLIPS_AT_ONCE]
-        for first in range(0, len(clips), _CLIPS_AT_ONCE)
-    )
-    found = classify_audio(config, params, stats, batches, batch_size=_CLIPS_AT_ONCE, mesh=mesh)
+    starts = range(0, len(clips), batch_size)
+    batches = (clips.audio[start : start + batch_size] for start in starts)
+    found = classify_audio(config, params, stats, batches, batch_size=batch_size, mesh=mesh)
     return dataclasses.replace(found, labels=clips.labels)
 
 

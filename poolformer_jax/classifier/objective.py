@@ -34,12 +34,14 @@ class ClassifierObjective:
       config: Architecture and front end.
       augment: Ranges of the changes.
       validation: Clips to evaluate on.
+      eval_batch_size: How many of them are classified side by side.
       mesh: Devices that the rows of a batch are split over, if there are several.
     """
 
     config: ClassifierConfig
     augment: AugmentConfig
     validation: LabelledClips
+    eval_batch_size: int
     mesh: Mesh | None = None
 
     loss_name = "loss"
@@ -70,12 +72,19 @@ class ClassifierObjective:
         self, params: Any, statistics: Stats, should_stop: Callable[[], bool]
     ) -> Mapping[str, float]:
         """Classifies the validation clips; that is too quick to be stopped."""
-        found = classify_labelled(self.config, params, statistics, self.validation, mesh=self.mesh)
+        found = classify_labelled(
+            self.config,
+            params,
+            statistics,
+            self.validation,
+            batch_size=self.eval_batch_size,
+            mesh=self.mesh,
+        )
         return {name: value for name, value in found.summary().items() if value is not None}
 
     def rank(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """Highest accuracy first; of equal ones the lowest loss."""
-        return rank_accuracy(metrics)
+        return (-metrics["accuracy"], metrics["loss"])
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Says loss and accuracy."""
@@ -89,8 +98,3 @@ class ClassifierObjective:
         front_end = functools.partial(augmented_log_mel, padding=padding)
         changes = draw_changes(self.augment, key, batch["noise"])
         return sharding.map_rows(self.mesh, front_end)(batch["audio"], *changes)
-
-
-def rank_accuracy(metrics: Mapping[str, float]) -> tuple[float, ...]:
-    """Orders evaluations of classifiers."""
-    return (-metrics["accuracy"], metrics["loss"])

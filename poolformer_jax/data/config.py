@@ -94,6 +94,11 @@ class DataConfig(DatasetConfig):
             )
         check_seed(self)
 
+    @property
+    def training_length(self) -> int:
+        """Tokens of a training example."""
+        return self.train_len or self.seq_len
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelledDataConfig(DatasetConfig):

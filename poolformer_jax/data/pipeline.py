@@ -60,7 +60,7 @@ def train_batches(
             f"{len(source)} clips; use a batch size of at most {len(source) // process_count}"
         )
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
-    length = config.train_len or config.seq_len
+    length = config.training_length
 
     def start_of_crop(position: int, num_samples: int) -> int:
         if config.crop == "start" or num_samples <= length:

@@ -88,6 +88,11 @@ def label_names(source: Source) -> tuple[str, ...]:
     return tuple(features["label"].names) if "label" in features else ()
 
 
+def as_text(value: Any) -> str:
+    """A field of an example as text: TFDS gives bytes."""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
 def describe_split(source: Source) -> str:
     """Reads a whole split, and tells its clips, seconds and speakers in a line."""
     lengths = []
@@ -96,7 +101,7 @@ def describe_split(source: Source) -> str:
         example = source[index]
         lengths.append(len(example["audio"]))
         if "speaker" in example:
-            speakers[example["speaker"].decode()] += 1
+            speakers[as_text(example["speaker"])] += 1
     seconds = np.array(lengths) / SAMPLE_RATE
     parts = [
         f"{len(source):,} clips",

@@ -103,7 +103,9 @@ def train_classifier(
 
     outcome = train(
         Trainer(
-            ClassifierObjective(model, experiment.augment, clips["validation"], mesh),
+            ClassifierObjective(
+                model, experiment.augment, clips["validation"], config.eval_batch_size, mesh
+            ),
             config,
             mesh=mesh,
             batches=lambda start_example: training_batches(
@@ -118,14 +120,17 @@ def train_classifier(
         )
     )
     if outcome.finished:
-        _test(workdir, data.name, clips["test"], mesh)
+        _test(workdir, experiment, clips["test"], mesh)
     return outcome
 
 
-def _test(workdir: pathlib.Path, data: str, clips: Any, mesh: Any) -> None:
+def _test(workdir: pathlib.Path, experiment: ClassifierExperiment, clips: Any, mesh: Any) -> None:
     """Evaluates the best classifier on the test split, and writes that down beside it."""
     best = load_classifier(workdir)
-    result = classify_labelled(best.config, best.params, best.stats, clips, mesh=mesh)
+    batch_size = experiment.train.eval_batch_size
+    result = classify_labelled(
+        best.config, best.params, best.stats, clips, batch_size=batch_size, mesh=mesh
+    )
     confusion = result.confusion()
     assert result.accuracy is not None and confusion is not None
     source = {**best.source, "test_accuracy": result.accuracy}
@@ -133,7 +138,7 @@ def _test(workdir: pathlib.Path, data: str, clips: Any, mesh: Any) -> None:
     write_json(
         workdir / TEST_FILE,
         {
-            "data": data,
+            "data": experiment.data.name,
             **result.summary(),
             "class_names": best.class_names,
             "confusion": confusion.tolist(),

@@ -15,6 +15,7 @@ from poolformer_jax import sharding
 from poolformer_jax.audio.codec import decode
 from poolformer_jax.config_checks import Platform
 from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.models.sequence_model import SequenceModel
 from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.streaming import generate
@@ -48,12 +49,12 @@ def draw_clips(
 
     Raises:
       FloatingPointError: If logits are not finite.
-      ValueError: If a number is out of range, or labels or prompt do not fit the model.
+      UserError: If a number is out of range, or labels or prompt do not fit the model.
     """
     model, devices = drawing_model(experiment), jax.local_devices()
     mesh = sharding.make_mesh(devices[: math.gcd(num_clips, len(devices))])
     # TPUs would multiply float32 numbers in bfloat16 otherwise.
-    with jax.default_matmul_precision("float32"):
+    with user_errors(), jax.default_matmul_precision("float32"):
         codes, _ = generate(
             model,
             sharding.copy_to(mesh, params),

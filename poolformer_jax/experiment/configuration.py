@@ -16,7 +16,7 @@ from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
 from poolformer_jax.config_checks import config_values, make_config
 from poolformer_jax.data.config import DataConfig, LabelledDataConfig
 from poolformer_jax.models.config import SequenceModelConfig, check_length
-from poolformer_jax.models.registry import MODELS
+from poolformer_jax.models.registry import DEFAULT_MODEL
 from poolformer_jax.training.config import TrainConfig
 
 T = TypeVar("T", bound="Sections")
@@ -42,7 +42,7 @@ class Experiment(Sections):
 
     TRAIN_COMMAND: ClassVar[str] = "python -m launch.train --config=configs/digits.py"
 
-    model: SequenceModelConfig = MODELS["poolformer"]()
+    model: SequenceModelConfig = DEFAULT_MODEL
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
 
@@ -101,7 +101,7 @@ class ClassifierExperiment(Sections):
         weight_decay=1e-2,
         clip_norm=None,
         skip_norm=None,
-        ema_decay=0.0,  # An average would not fit the running statistics.
+        ema_decay=0.0,
         eval_every=325,
         eval_batch_size=96,
         checkpoint_every=325,
@@ -115,12 +115,29 @@ class ClassifierExperiment(Sections):
                 f"model.num_classes {self.model.num_classes} does not fit data.name "
                 f"{self.data.name!r}, which has {num_classes} classes; use {num_classes}"
             )
+        for name, why in (
+            ("label_dropout", "a classifier learns every label"),
+            ("ema_decay", "averaged parameters do not fit the running statistics"),
+        ):
+            if value := getattr(self.train, name):
+                raise ValueError(f"train.{name} {value} does not fit a classifier: {why}; use 0")
 
 
-def default_config(kind: type[Sections] = Experiment) -> config_dict.ConfigDict:
-    """Every field with its default, locked: what configuration files start from."""
+def default_config(
+    kind: type[Sections] = Experiment, *, model: str | None = None
+) -> config_dict.ConfigDict:
+    """Every field with its default, locked: what configuration files start from.
+
+    Args:
+      kind: Of the experiment.
+      model: Kind of the model, such as "poolformer"; the default one if None.
+
+    Raises:
+      ValueError: If there is no such model.
+    """
+    experiment = make_experiment({"model": {"kind": model}} if model else {}, kind)
     values = {
-        name: _with_placeholders(section) for name, section in _section_configs(kind()).items()
+        name: _with_placeholders(section) for name, section in _section_configs(experiment).items()
     }
     return config_dict.ConfigDict(values).lock()
 

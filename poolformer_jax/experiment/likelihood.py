@@ -24,7 +24,7 @@ def evaluate_likelihood(
     *,
     split: Split = "test",
     experiment: Experiment | None = None,
-    step: str = "best",
+    step: int | str = "best",
     weights: Literal["ema", "raw"] = "ema",
     length: int | None = None,
     chunk_length: int | None = None,
@@ -86,10 +86,8 @@ def evaluate_likelihood(
     )
     from poolformer_jax.experiment.restore import restore_params
 
-    if distributed:
-        jax.distributed.initialize()
-    mesh, model = sharding.make_mesh(devices), experiment.model.build()
-    training_length = trained.data.train_len or trained.data.seq_len
+    mesh, model = sharding.make_mesh(devices, distributed=distributed), experiment.model.build()
+    training_length = trained.data.training_length
     with user_errors():
         if chunk_length is None:
             chunk_length = choose_chunk_length(model, data.seq_len, limit=training_length)
@@ -97,13 +95,7 @@ def evaluate_likelihood(
         sharding.check_batch_size("train.eval_batch_size", batch_size, mesh)
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
         source = open_splits(data)[split]
-        batches = eval_batches(
-            source,
-            data,
-            batch_size=batch_size // jax.process_count(),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
     likelihood = evaluate(params, batches)
     assert likelihood is not None  # Nobody asked it to stop.
     if jax.process_index() != 0:
@@ -132,8 +124,7 @@ def evaluate_likelihood(
 
 
 def _choose_data(data: DataConfig, data_dir: str | None, length: int | None) -> DataConfig:
-    if data_dir:
-        data = dataclasses.replace(data, data_dir=data_dir)
+    data = dataclasses.replace(data, data_dir=data_dir or data.data_dir)
     return data if length is None else dataclasses.replace(data, seq_len=length, train_len=None)
 
 

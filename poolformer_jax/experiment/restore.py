@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from poolformer_jax import sharding
 from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
 from poolformer_jax.training.sequence_objective import rank_likelihood
@@ -22,7 +23,7 @@ def restore_params(
     experiment: Experiment | None = None,
     mesh: Mesh | None = None,
     *,
-    step: str = "best",
+    step: int | str = "best",
     weights: Weights = "ema",
 ) -> tuple[Any, int]:
     """Restores parameters from a checkpoint of a run.
@@ -31,18 +32,29 @@ def restore_params(
       workdir: Of the run.
       experiment: Whose model has these parameters; that of the run if None.
       mesh: Where they go; all devices if None.
-      step: The number of a step, "latest", or "best": that with the fewest validation bits, the
-        latest if none was evaluated.
+      step: The number of a step, 400 or "400"; "latest"; or "best": that with the fewest validation
+        bits, the latest if none was evaluated.
       weights: The averaged parameters, or those that were trained.
 
     Returns:
       (parameters, the checkpoint's step).
 
     Raises:
-      FileNotFoundError: If the run has no such checkpoint; the message lists the complete ones.
-      ValueError: If `step` is none of these.
+      UserError: If the run has no such checkpoint (the complete ones are listed), or `step` is none
+        of these.
     """
-    workdir = pathlib.Path(workdir)
+    with user_errors():
+        return _restore(pathlib.Path(workdir), experiment, mesh, step=str(step), weights=weights)
+
+
+def _restore(
+    workdir: pathlib.Path,
+    experiment: Experiment | None,
+    mesh: Mesh | None,
+    *,
+    step: str,
+    weights: Weights,
+) -> tuple[Any, int]:
     if step not in ("best", "latest") and not step.isdecimal():
         raise ValueError(f"step {step!r} is neither 'best' nor 'latest' nor the number of a step")
     experiment, mesh = experiment or read_experiment(workdir), mesh or sharding.make_mesh()

@@ -42,7 +42,7 @@ def sample(
     prompt_length: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    step: str = "best",
+    step: int | str = "best",
     weights: Literal["ema", "raw"] = "ema",
     num_real: int = 0,
     data_dir: str | None = None,
@@ -56,7 +56,7 @@ def sample(
       workdir: Of the run.
       out: Folder of the clips, see `SampleFolder`; <workdir>/samples if None.
       num_clips: Clips that are there in the end.
-      length: Samples of a clip, prompt included; it has to be given.
+      length: Samples of a clip, prompt included; data.seq_len if None.
       draw: Temperature, restriction, guidance.
       label: Class of the clips, in a model with classes; "cycle" takes each in turn.
       prompt: WAV file whose beginning every clip continues.
@@ -76,9 +76,9 @@ def sample(
 
     Raises:
       UserError: Before anything is compiled, if something is missing or does not fit, or the folder
-        holds clips of another draw.
+        holds clips of another draw; later if a clip cannot be written, or another process of the
+        pod failed.
       FloatingPointError: If logits are not finite; the batches before are in the folder.
-      OSError: If a clip cannot be written, or another process of the pod failed.
     """
     workdir, out = pathlib.Path(workdir), pathlib.Path(out or pathlib.Path(workdir) / "samples")
     draw = draw or Draw()
@@ -86,11 +86,7 @@ def sample(
         experiment: Experiment = read_experiment(workdir)
         data = experiment.data
         check_mounted("out", out)
-        if length is None:
-            raise ValueError(
-                "--length is missing; the model's clips last "
-                f"--length={data.seq_len / SAMPLE_RATE:g}s"
-            )
+        length = data.seq_len if length is None else length
         label_of = choose_label(experiment, label, draw)
         codes = read_prompt(prompt, prompt_length, data=data, length=length)
 
@@ -104,9 +100,7 @@ def sample(
     from poolformer_jax.experiment.restore import restore_params
     from poolformer_jax.sampling.clips import draw_samples, hash_params
 
-    if distributed:
-        jax.distributed.initialize()
-    mesh, model = sharding.make_mesh(devices), drawing_model(experiment)
+    mesh, model = sharding.make_mesh(devices, distributed=distributed), drawing_model(experiment)
     process, num_processes = jax.process_index(), jax.process_count()
     with user_errors():
         batch_size = _choose_batch_size(batch_size, num_clips, mesh)
@@ -159,7 +153,8 @@ def sample(
     # Also from a process that failed: the others must not wait for it for ever.
     faults = multihost_utils.process_allgather(np.array(fault is not None))
     if np.any(faults):
-        raise fault or OSError("another process failed; the clips so far are kept")
+        with user_errors():  # Such as a full disk.
+            raise fault or OSError("another process failed; the clips so far are kept")
     if process == 0:
         rows = folder.finish(num_clips)
         if len(missing) < num_clips:
@@ -184,12 +179,12 @@ def _choose_batch_size(batch_size: int | None, num_clips: int, mesh: Any) -> int
     from poolformer_jax import sharding
 
     if num_clips < 1:
-        raise ValueError(f"--num_samples={num_clips} must be at least 1")
+        raise ValueError(f"num_clips {num_clips} must be at least 1")
     if batch_size is None:
         batch_size = -(-16 // mesh.size) * mesh.size
     if batch_size < 1:
-        raise ValueError(f"--batch_size={batch_size} must be at least 1")
-    sharding.check_batch_size("--batch_size", batch_size, mesh)
+        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    sharding.check_batch_size("batch_size", batch_size, mesh)
     return min(batch_size, -(-num_clips // mesh.size) * mesh.size)
 
 
@@ -224,7 +219,7 @@ def _open_folder(
     if process == 0:
         folder.start()
         for index, pcm in enumerate(real):
-            write_wav(out / f"real_{index:05d}.wav", pcm, SAMPLE_RATE)
+            write_wav(out / f"{sample_folder.REAL_PREFIX}{index:05d}.wav", pcm, SAMPLE_RATE)
     multihost_utils.sync_global_devices("the folder is ready")
     is_shared = (out / sample_folder.SETTINGS_FILE).is_file()
     if not np.all(multihost_utils.process_allgather(np.array(is_shared))):
@@ -238,9 +233,7 @@ def _read_real(data: DataConfig, data_dir: str | None, num_real: int) -> list[np
         return []
     from poolformer_jax.data.source import open_splits
 
-    if data_dir:
-        data = dataclasses.replace(data, data_dir=data_dir)
-    clips = open_splits(data)["validation"]
+    clips = open_splits(dataclasses.replace(data, data_dir=data_dir or data.data_dir))["validation"]
     count = min(num_real, len(clips))
     pcm = [clips[index * len(clips) // count]["audio"] for index in range(count)]
     codec, normalize = data.codec, data.normalize

@@ -75,7 +75,7 @@ def score_samples(
         folder, classifier_dir = _find_folders(samples, workdir, classifier)
         data, split = _choose_reference(workdir, reference, data_dir, partial=partial)
         if bootstrap == 1:
-            raise ValueError("--bootstrap=1: one resample has no spread; use 0 or at least 2")
+            raise ValueError("bootstrap 1 must be 0 or at least 2: one resample has no spread")
 
     # Only now the imports of JAX and data sets, which take seconds.
     import jax
@@ -195,7 +195,7 @@ def _find_folders(
     """The folders of the clips and of the classifier."""
     if classifier is None:
         raise ValueError(
-            "--classifier is missing: make one with launch.train_classifier, or bring the "
+            "classifier is missing: make one with launch.train_classifier, or bring the "
             "published one with launch.import_classifier, and pass its folder"
         )
     if samples is not None:
@@ -221,7 +221,7 @@ def _choose_reference(
     if workdir is not None:
         data = read_experiment(pathlib.Path(workdir)).data
     elif reference is None:
-        raise ValueError("--reference is missing: name a data set and a split, such as sc09:train")
+        raise ValueError("reference is missing: name a data set and a split, such as sc09:train")
     name, _, split = (reference or f"{data.name}:train").partition(":")
     if split not in ("train", "validation", "test"):
         raise ValueError(

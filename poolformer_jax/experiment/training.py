@@ -60,30 +60,12 @@ def train(
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
 
-    if distributed:
-        jax.distributed.initialize()
+    mesh = sharding.make_mesh(devices, distributed=distributed)
     data, config, model = experiment.data, experiment.train, experiment.model.build()
-    mesh = sharding.make_mesh(devices)
-    process, num_processes = jax.process_index(), jax.process_count()
 
     def train_data(start_example):
-        return train_batches(
-            splits["train"],
-            data,
-            batch_size=config.batch_size // num_processes,
-            start_example=start_example,
-            process_index=process,
-            process_count=num_processes,
-        )
-
-    def validation_data():
-        return eval_batches(
-            splits["validation"],
-            data,
-            batch_size=config.eval_batch_size // num_processes,
-            process_index=process,
-            process_count=num_processes,
-        )
+        share = sharding.share_of_batch(config.batch_size)
+        return train_batches(splits["train"], data, start_example=start_example, **share)
 
     with user_errors():
         parts = config.grad_accum_steps
@@ -92,7 +74,7 @@ def train(
         splits = open_splits(data)
         train_data(0)  # Complains now of what it would complain of after compilation.
 
-    if process == 0:
+    if jax.process_index() == 0:
         sizes = f"{len(splits['train']):,} training and {len(splits['validation']):,} validation"
         record_start(
             workdir,
@@ -111,13 +93,13 @@ def train(
             )
 
     # Whole clips, which may be longer than what is trained on, in the memory of a training step.
-    limit = data.train_len or data.seq_len
-    evaluator = make_likelihood_evaluator(
-        model, mesh, chunk_length=choose_chunk_length(model, data.seq_len, limit=limit)
-    )
+    chunk_length = choose_chunk_length(model, data.seq_len, limit=data.training_length)
+    evaluator = make_likelihood_evaluator(model, mesh, chunk_length=chunk_length)
 
     def evaluate(params, should_stop):
-        likelihood = evaluator(params, validation_data(), should_stop)
+        share = sharding.share_of_batch(config.eval_batch_size)
+        batches = eval_batches(splits["validation"], data, **share)
+        likelihood = evaluator(params, batches, should_stop)
         return None if likelihood is None else likelihood.summary()
 
     objective = SequenceObjective(model, evaluate, label_dropout=config.label_dropout)

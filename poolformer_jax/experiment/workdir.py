@@ -136,7 +136,7 @@ def _may_change(name: str) -> bool:
 
 
 def _current_layout(values: dict[str, Any]) -> dict[str, Any]:
-    """Runs by version 0.1 had no kinds, and the mixer's fields among the model's."""
+    """Before the mixer had a section of its own, its fields were among the model's."""
     model = values.get("model", {})
     if "recurrent_width" not in model:
         return values

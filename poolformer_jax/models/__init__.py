@@ -1,1 +1,1 @@
-"""The Poolformer: configuration, backbone of nested SkipBlocks, and the autoregressive model."""
+"""Sequence models: the protocol, the table of kinds, and a package for each kind."""

@@ -73,6 +73,6 @@ def check_length(model: HasChunkMultiple, length: int, *, what: str = "sequence 
     if length <= 0 or length % multiple:
         below, above = length // multiple * multiple, max(1, -(-length // multiple)) * multiple
         raise ValueError(
-            f"{what} {length} is not a positive multiple of {multiple}, the total pooling factor; "
-            f"use {f'{below} or ' if below > 0 else ''}{above}"
+            f"{what} {length} is not a positive multiple of {multiple}, the model's chunk_multiple"
+            f"; use {f'{below} or ' if below > 0 else ''}{above}"
         )

@@ -10,3 +10,4 @@ from poolformer_jax.models.poolformer.config import PoolformerConfig
 MODELS: Mapping[str, type[SequenceModelConfig]] = {
     config.kind: config for config in (PoolformerConfig,)
 }
+DEFAULT_MODEL: SequenceModelConfig = PoolformerConfig()

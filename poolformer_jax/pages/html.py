@@ -9,8 +9,9 @@ import base64
 import importlib.resources
 import io
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -75,6 +76,15 @@ def table(
     )
     kind = "numbers" if numeric else "facts"
     return _box("scroll", f"<table class='{kind}'>{head}<tbody>{body}</tbody></table>")
+
+
+def facts(values: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
+    """Rows of a table for nested values; the labels join the names: `Mixer recurrent width`."""
+    rows = []
+    for name, value in values.items():
+        label = f"{prefix} {name}".strip().replace("_", " ").capitalize()
+        rows += facts(value, label) if isinstance(value, Mapping) else [[label, _text(value)]]
+    return rows
 
 
 def caption(text: str) -> str:
@@ -145,6 +155,20 @@ def players(
     notes = notes or [""] * len(clips)
     pairs = zip(clips, notes, strict=True)
     return _box("clips", *(player(clip, note, inline=inline) for clip, note in pairs))
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None | []:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.6g}"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def _box(kind: str, *contents: str) -> str:

@@ -18,8 +18,6 @@ import math
 import operator
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -27,23 +25,6 @@ from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.plots import plot_context, plot_loss
 from poolformer_jax.pages.run_files import MAX_CLIPS, Run, load_run, read_numbers, train_command
-
-_MODEL_LABELS = {
-    "layers": "Layers at each level",
-    "width": "Model width",
-    "recurrent_width": "Recurrent width",
-    "complex_recurrence": "Complex recurrence",
-    "num_gate_blocks": "Gate blocks",
-    "gating": "Gated residual blocks",
-    "dropout": "Dropout",
-    "dtype": "Activations",
-}
-_TRAIN_LABELS = {
-    "batch_size": "Batch size (clips)",
-    "learning_rate": "Learning rate",
-    "ema_decay": "EMA decay",
-    "seed": "Seed",
-}
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -57,7 +38,7 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
     Raises:
       FileNotFoundError: If a required file is missing; the message names the command that makes it.
-      ValueError: If a file is damaged.
+      ValueError: If a file is damaged, or the run is of a classifier.
     """
     run = load_run(workdir)
     path = run.workdir / "report.html"
@@ -67,17 +48,20 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
 
 def render_page(run: Run) -> str:
     """Returns the whole page as HTML text."""
-    name = run.config.get("data", {}).get("name")
+    model, data = (run.config.get(name, {}) for name in ("model", "data"))
+    title = f"{model.get('kind', 'model').capitalize()} on {data.get('name', 'audio')}"
+    made_with = {**run.environment, "work_directory": run.workdir}
     sections = [
         page.tiles(_headline(run)),
         page.section("Loss", _loss(run)),
         page.section("Likelihood", _likelihood(run) + _context(run)),
         page.section("Listen", _clips(run)),
         page.section("Model", page.table(_model_rows(run))),
+        page.section("Training", page.table(page.facts(run.config.get("train", {})))),
         page.section("Speed and health", page.table(_training_rows(run))),
-        page.section("Made with", page.table(_environment_rows(run))),
+        page.section("Made with", page.table(page.facts(made_with))),
     ]
-    return page.document(f"Poolformer on {name}" if name else "Poolformer", sections)
+    return page.document(title, sections)
 
 
 def _headline(run: Run) -> list[tuple[str, str]]:
@@ -170,19 +154,15 @@ def _clips(run: Run) -> str:
 
 
 def _model_rows(run: Run) -> list[list[str]]:
-    model, rows = run.config.get("model", {}), []
-    if "num_parameters" in run.environment:
-        rows.append(["Parameters", f"{run.environment['num_parameters']:,}"])
-    factors = model.get("pool_factors")
-    if factors is not None:
-        chain = " × ".join(map(str, factors)) + f" = {math.prod(factors)}" if factors else "none"
-        rows.append(["Pooling factors", chain])
+    model = run.config.get("model", {})
+    rows = page.facts(model)
+    if factors := model.get("pool_factors"):
         rate = run.clips[0].sample_rate if run.clips else 16_000
-        divisors = itertools.accumulate([1, *factors], operator.mul)
+        divisors = [1, *itertools.accumulate(factors, operator.mul)]
         rates = " → ".join(f"{rate / divisor:,.6g}" for divisor in divisors)
+        rows.append(["Total pooling factor", f"{divisors[-1]:,}"])
         rows.append(["Steps per second at each level", rates])
-    train = run.config.get("train", {})
-    return rows + _labelled(model, _MODEL_LABELS) + _labelled(train, _TRAIN_LABELS)
+    return rows
 
 
 def _training_rows(run: Run) -> list[list[str]]:
@@ -208,33 +188,6 @@ def _training_rows(run: Run) -> list[list[str]]:
     if "learning_rate" in last:
         rows.append(["Learning rate at the end", f"{last['learning_rate']:.3g}"])
     return rows
-
-
-def _environment_rows(run: Run) -> list[list[str]]:
-    labels = {
-        key: key.replace("_", " ").capitalize()
-        for key in run.environment
-        if key != "num_parameters"
-    }
-    return [*_labelled(run.environment, labels), ["Work directory", str(run.workdir)]]
-
-
-def _labelled(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[list[str]]:
-    return [[label, _text(values[key])] for key, label in labels.items() if key in values]
-
-
-def _text(value: Any) -> str:
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case list() | tuple():
-            return ", ".join(map(str, value))
-        case dict():
-            return ", ".join(f"{name} {part}" for name, part in value.items())
-        case _:
-            return str(value)
 
 
 def _num_codes(run: Run) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from poolformer_jax.audio.wav import format_wav, read_wav
+from poolformer_jax.sampling.folder import REAL_PREFIX
 
 MAX_CLIPS = 12
 """Generated clips that are read, and as many real ones: a page must stay small enough to open."""
@@ -77,14 +78,20 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         raise FileNotFoundError(
             f"work directory {workdir} does not exist; make it with: {train_command(workdir)}"
         )
+    config = _read_json(workdir / "config.json")
+    if "augment" in config:
+        raise ValueError(
+            f"work directory {workdir} holds a classifier, which has no report; its result is in "
+            f"{workdir / 'classifier_test.json'}"
+        )
     metrics = _read_metrics(workdir / "metrics.jsonl")
     likelihood = workdir / "likelihood_test.json"
     generated, real = (
-        sorted((workdir / "samples").glob(f"{kind}_*.wav")) for kind in ("sample", "real")
+        sorted((workdir / "samples").glob(f"{kind}*.wav")) for kind in ("sample_", REAL_PREFIX)
     )
     return Run(
         workdir=workdir,
-        config=_read_json(workdir / "config.json"),
+        config=config,
         environment=_read_json(workdir / "environment.json"),
         training=_by_step(metrics, "train"),
         validation=_by_step(metrics, "validation"),
@@ -95,9 +102,9 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
 
 
 def read_clip(path: pathlib.Path) -> Clip:
-    """Reads a WAV file of a run; recordings have names that begin with `real_`."""
+    """Reads a WAV file of a run; recordings have names that begin with `REAL_PREFIX`."""
     pcm, sample_rate = read_wav(path)
-    is_real = path.name.startswith("real_")
+    is_real = path.name.startswith(REAL_PREFIX)
     return Clip(name=path.stem, pcm=pcm, sample_rate=sample_rate, is_real=is_real)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.run_files import Clip, read_clip
-from poolformer_jax.sampling.folder import PAGE_FILE, SampleRow, clip_path
+from poolformer_jax.sampling.folder import PAGE_FILE, REAL_PREFIX, SampleRow, clip_path
 
 MAX_CLIPS = 24
 """Clips on the page: each takes about 0.2 MB, and 4 / 3 of the size of its WAV file."""
@@ -50,17 +50,15 @@ def write_sample_page(
     )
     clips = [read_clip(clip_path(folder, row.clip)) for row in shown]
     notes = [_describe(row) for row in shown]
-    real = [read_clip(path) for path in sorted(folder.glob("real_*.wav"))[:MAX_CLIPS]]
+    real = [read_clip(path) for path in sorted(folder.glob(f"{REAL_PREFIX}*.wav"))[:MAX_CLIPS]]
     sections = [
         page.tiles(numbers),
         page.section(heading, remark + _cards(clips, notes)),
         *([page.section("Real clips, for comparison", _cards(real))] if real else []),
-        page.section(
-            "Drawn with", page.table([[key, str(value)] for key, value in settings.items()])
-        ),
+        page.section("Drawn with", page.table(page.facts(settings))),
     ]
     path = folder / PAGE_FILE
-    write_whole(path, page.document("Poolformer samples", sections))
+    write_whole(path, page.document("Generated clips", sections))
     return path
 
 

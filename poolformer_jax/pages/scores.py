@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,8 +18,8 @@ from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.plots import plot_classes, plot_confusion
 from poolformer_jax.pages.run_files import Clip
+from poolformer_jax.sampling.folder import PAGE_FILE
 
-PAGE_FILE = "index.html"
 CLIPS_PER_GROUP = 4
 """Players in each of the three groups: each takes about 0.2 MB."""
 
@@ -58,7 +56,7 @@ def write_metrics_page(folder: pathlib.Path, scores: Scores) -> pathlib.Path:
         page.section("Are all classes generated?", _classes(scores)),
         page.section("Predicted and true classes", _confusions(scores)),
         page.section("Listen", _clips(scores)),
-        page.section("Made with", page.table(_facts(scores.about))),
+        page.section("Made with", page.table(page.facts(scores.about))),
     ]
     path = folder / PAGE_FILE
     reference = scores.about["reference"]
@@ -199,21 +197,6 @@ def _clips(scores: Scores) -> str:
         heading = f"{kind}: {len(chosen)} of {len(clips.names):,}"
         groups.append(page.group(heading, page.players(heard, notes)))
     return page.caption(text) + "".join(groups)
-
-
-def _facts(about: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
-    """Nested entries as rows, `reference key`."""
-    rows = []
-    for name, value in about.items():
-        label = f"{prefix} {name}".strip().replace("_", " ")
-        match value:
-            case Mapping():
-                rows += _facts(value, label)
-            case float():
-                rows.append([label, f"{value:.4g}"])
-            case _:
-                rows.append([label, str(value)])
-    return rows
 
 
 def _read_clip(path: pathlib.Path) -> Clip:

@@ -29,9 +29,11 @@ from poolformer_jax.files import write_json, write_whole
 SETTINGS_FILE = "settings.json"
 TABLE_FILE = "log_likelihoods.csv"
 PAGE_FILE = "index.html"
+REAL_PREFIX = "real_"
+"""Begins the names of recordings that lie beside the clips."""
 # What `write_whole` leaves behind if it is killed.
 _HALF_WRITTEN = tuple(
-    f"{name}*.part" for name in ("sample_", "real_", SETTINGS_FILE, TABLE_FILE, PAGE_FILE)
+    f"{name}*.part" for name in ("sample_", REAL_PREFIX, SETTINGS_FILE, TABLE_FILE, PAGE_FILE)
 )
 
 

@@ -1,8 +1,7 @@
-"""Generation by stepping the recurrence: every level's state is kept, inner levels run when due.
+"""Generation one code at a time: the model's state is carried from each to the next.
 
-A step of the whole model costs what one sample costs, wherever in the clip it is: 160 steps of
-level 0 come with 80 of level 1, 20 and 5 of the next and one of the centre. All steps of a block
-are one compiled loop, and nothing grows with the length.
+A step costs the same wherever in the clip it is. All steps of a block are one compiled loop, and
+nothing grows with the length.
 """
 
 from __future__ import annotations

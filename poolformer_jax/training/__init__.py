@@ -1,1 +1,1 @@
-"""The training loop and its parts: optimiser, sharding, state, step, checkpoints, metrics."""
+"""The training loop and its parts: objective, optimiser, state, step, checkpoints, metrics."""

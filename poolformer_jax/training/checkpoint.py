@@ -169,7 +169,7 @@ class Checkpointer:
 
 
 def _current_progress(values: dict[str, Any]) -> dict[str, Any]:
-    """Version 0.1 kept the bits of the evaluation alone."""
+    """Before evaluations were kept whole, progress had their bits alone."""
     if "validation_bits" not in values:
         return values
     bits = values["validation_bits"]

@@ -74,10 +74,9 @@ def test_next_batch_is_read_while_the_devices_work():
     assert events == ["read 0", "read 1", "done", "read 2", "done", "done"]
 
 
-def test_loss_accuracy_and_confusion_are_those_of_a_loop_over_clips(expected, monkeypatch):
-    monkeypatch.setattr("poolformer_jax.classifier.inference._CLIPS_AT_ONCE", 4)
+def test_loss_accuracy_and_confusion_are_those_of_a_loop_over_clips(expected):
     labels = np.random.default_rng(1).integers(0, 3, 10).astype(np.int32)
-    result = classify_labelled(CONFIG, PARAMS, STATS, LabelledClips(AUDIO, labels))
+    result = classify_labelled(CONFIG, PARAMS, STATS, LabelledClips(AUDIO, labels), batch_size=4)
     confusion, losses = [[0] * 3 for _ in range(3)], []
     for row, label in zip(expected[1], labels, strict=True):
         confusion[label][max(range(3), key=lambda k: row[k])] += 1

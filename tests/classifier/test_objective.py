@@ -108,6 +108,18 @@ def test_update_is_that_of_sgd_with_momentum_and_decay_in_the_gradient(start):
     assert int(state.step) == 2
 
 
+def test_as_many_clips_are_classified_side_by_side_as_asked(start, monkeypatch):
+    sizes = []
+
+    def count(config, mesh, params, stats, audio):
+        sizes.append(len(audio))
+        return np.zeros((len(audio), 1), np.float32), np.zeros((len(audio), 3), np.float32)
+
+    monkeypatch.setattr("poolformer_jax.classifier.inference._classify", count)
+    OBJECTIVE.evaluate(start.params, start.statistics, lambda: False)
+    assert sizes == [8, 8]  # Ten clips, and silence.
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judged:
     """The objective with evaluations that are made up, in the order in which they are asked for."""

@@ -38,4 +38,4 @@ def make_batch(index, batch_size=4, *, with_noise=False):
 
 def make_objective(**options):
     """Evaluates on ten clips."""
-    return ClassifierObjective(MODEL, AUGMENT, LabelledClips(**make_batch(99, 10)), **options)
+    return ClassifierObjective(MODEL, AUGMENT, LabelledClips(**make_batch(99, 10)), 8, **options)

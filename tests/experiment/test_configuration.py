@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from typing import ClassVar
 
 import pytest
 
@@ -15,6 +16,8 @@ from poolformer_jax.experiment import (
     replace,
 )
 from poolformer_jax.experiment.configuration import flat_values
+from poolformer_jax.models import registry
+from poolformer_jax.models.config import SequenceModelConfig
 from poolformer_jax.models.sequence_model import count_params
 from poolformer_jax.training.config import TrainConfig
 
@@ -83,6 +86,21 @@ def test_default_config_is_the_default_experiment(kind):
     assert make_experiment({}, kind) == kind()
 
 
+def test_a_file_starts_from_a_model_of_any_kind(monkeypatch):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Other(SequenceModelConfig):
+        kind: ClassVar[str] = "other"
+        depth: int | None = None
+
+    monkeypatch.setattr(registry, "MODELS", {**registry.MODELS, "other": Other})
+    config = default_config(model="other")
+    config.model.depth = 3
+    assert make_experiment(config).model == Other(depth=3)
+    assert default_config(ClassifierExperiment, model="small").model.kind == "small"
+    with pytest.raises(ValueError, match=r"config.model.kind is 'rnn'; known: poolformer, other"):
+        default_config(model="rnn")
+
+
 def test_default_config_is_locked():
     config = default_config()
     with pytest.raises(AttributeError, match="widht"):
@@ -123,12 +141,28 @@ def test_fields_are_replaced_and_the_rest_stays():
     assert lru.model.mixer.kind == "lru" and lru.model.mixer.recurrent_width == 16
 
 
+def test_a_flag_chooses_another_kind_than_the_file_wrote_out():
+    config = named_config("digits")
+    config.model.mixer.kind = "lru"
+    mixer = make_experiment(config).model.mixer
+    assert (mixer.kind, mixer.recurrent_width) == ("lru", 64)
+    assert not hasattr(mixer, "num_gate_blocks")
+    config.model.mixer.kind = "rnn"
+    with pytest.raises(ValueError, match=r"^config.model.mixer.kind is 'rnn'; known: rg_lru, lru$"):
+        make_experiment(config)
+
+
 MISTAKES = [
     (Experiment, {"modle": {}}, "unknown section .*modle"),
     (
         Experiment,
         {"model": {"depth": 3}},
         "unknown field .*depth.* in config.model.*; known: .*",
+    ),
+    (
+        Experiment,
+        {"model": {"mixer": {"kind": "lru", "num_gate_blocks": 8, "num_gates": 3}}},
+        r"unknown field \['num_gates'\] in config.model.mixer of kind 'lru'; known: .*max_phase",
     ),
     (Experiment, {"model": {"kind": "rnn"}}, "config.model.kind is 'rnn'; known: poolformer"),
     (Experiment, {"train": {"batch_size": 0}}, "config.train: batch_size 0"),
@@ -161,6 +195,8 @@ MISTAKES = [
         {"model": {"num_classes": 9}},
         "num_classes 9 does not fit .*which has 10 classes; use 10",
     ),
+    (ClassifierExperiment, {"train": {"label_dropout": 0.1}}, "label_dropout 0.1 .*; use 0$"),
+    (ClassifierExperiment, {"train": {"ema_decay": 0.9}}, "ema_decay 0.9 .* statistics; use 0$"),
     (ClassifierExperiment, {"augment": {"probability": 2.0}}, "augment: probability 2.0 must be"),
     (
         ClassifierExperiment,

@@ -38,6 +38,8 @@ def test_train_evaluate_restore_draw_and_plot(run):
     assert 6 < result["bits_per_sample"] < 11
     params, step = ex.restore_params(workdir)
     assert step == 2
+    for name in (2, "2", "latest"):
+        assert ex.restore_params(workdir, step=name)[1] == 2
     clips = ex.draw_clips(experiment, params, 8, length=480)
     assert clips.shape == (8, 480) and clips.dtype == np.int16 and clips.std() > 0
     # A clip depends neither on those beside it nor on the devices.
@@ -46,11 +48,12 @@ def test_train_evaluate_restore_draw_and_plot(run):
     assert "bits per sample" in figure.axes[0].get_ylabel()
 
 
+@pytest.mark.slow
 def test_draw_score_and_look_at_a_folder(run, tmp_path):
     _, workdir = run
     classifier = tmp_path / "classifier"
     save_classifier(classifier, saved_classifier(class_names=DIGIT_WORDS))
-    folder = ex.sample(workdir, tmp_path / "clips", num_clips=4, length=320, draw=ex.Draw(top_k=9))
+    folder = ex.sample(workdir, tmp_path / "clips", num_clips=4, draw=ex.Draw(top_k=9))
     assert folder == tmp_path / "clips" and (folder / "index.html").is_file()
     scores = [
         ex.score_samples(
@@ -77,6 +80,7 @@ def test_draw_score_and_look_at_a_folder(run, tmp_path):
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_some_of_the_devices_do(run, tmp_path):
     experiment, workdir = run
     experiment = ex.replace(experiment, train={"num_steps": 1, "batch_size": 2})
@@ -95,10 +99,14 @@ def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
         (lambda: ex.evaluate_likelihood(tmp_path / "no"), "holds no run"),
         (lambda: ex.evaluate_likelihood(workdir, step="7"), "no checkpoint of step 7"),
         (lambda: ex.prepare_data("sc10"), "unknown data set"),
-        (lambda: ex.sample(workdir), "--length is missing"),
-        (lambda: ex.sample(workdir, length=320, num_clips=0), "--num_samples=0 must be at least"),
-        (lambda: ex.sample(workdir, length=320, batch_size=-8), "--batch_size=-8 must be at least"),
-        (lambda: ex.score_samples(workdir=workdir), "--classifier is missing"),
+        (lambda: ex.restore_params(tmp_path / "no"), "holds no run"),
+        (lambda: ex.restore_params(workdir, step=7), "no checkpoint of step 7"),
+        (lambda: ex.restore_params(workdir, step="newest"), "step 'newest' is neither"),
+        (lambda: ex.draw_clips(experiment, {}, 8, length=0), "length 0 must be at least 1"),
+        (lambda: ex.draw_clips(experiment, {}, 8, labels=[0] * 8), "the model has no classes"),
+        (lambda: ex.sample(workdir, num_clips=0), "^num_clips 0 must be at least 1"),
+        (lambda: ex.sample(workdir, batch_size=-8), "^batch_size -8 must be at least 1"),
+        (lambda: ex.score_samples(workdir=workdir), "^classifier is missing"),
         (lambda: ex.import_classifier(tmp_path / "no.pth", tmp_path / "new"), "No such file"),
         (lambda: ex.plot_loss(tmp_path / "no"), "does not exist"),
         (lambda: ex.write_report(tmp_path / "no"), "does not exist"),

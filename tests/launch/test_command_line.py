@@ -22,6 +22,10 @@ TRAIN = ("train", "--config=digits", "--workdir=unused")
     [
         (["--config=configs/nope.py"], "configs/nope.py is neither a file nor .* abl.*, beethoven"),
         (["--config=nope"], "--config=nope is neither a file nor one of the names .*digits, "),
+        (["--config.train.nope=1"], "^error: unknown field 'nope' in config.train$"),
+        (["--config.nope=1"], "^error: unknown field 'nope' in config$"),
+        (["--config.modle.width=1"], "^error: unknown field 'modle' in config. Did you mean \"mod"),
+        (["--config.train.batchsize=8"], "unknown field 'batchsize' in config.train. Did"),
         (["--config.train.batchsize=8"], 'Did you mean "batch_size" instead of "batchsize"'),
         (["--config.train.batch_size=abc"], "--config.train.batch_size=abc: invalid literal"),
         (["--wrokdir=x"], "wrokdir"),
@@ -42,15 +46,17 @@ def test_mistakes_load_no_jax():
     """Which takes seconds; without it they end in one."""
     program = """
         import sys
-        from launch import command_line, eval_likelihood, eval_samples, prepare_data, report
-        from launch import sample, train
+        from launch import command_line, eval_likelihood, eval_samples, import_classifier
+        from launch import prepare_data, report, sample, train, train_classifier
 
+        every = (eval_likelihood, eval_samples, import_classifier, prepare_data, report, sample)
+        every += (train, train_classifier)
         for binary, *arguments in (
+            *((binary, "--wrokdir=x") for binary in every),
             (train, "--config=nope", "--workdir=x"),
             (train, "--config=sc09", "--workdir=x", "--config.model.widht=8"),
             (train, "--config=sc09", "--workdir=x", "--config.model.width=7"),
             (train, "--config=sc09", "--workdir=/proc/none"),
-            (train, "--wrokdir=x"),
             (train, "--help"),
             (eval_likelihood, "--workdir=/nowhere"),
             (eval_likelihood, "--workdir=/nowhere", "--length=soon"),
@@ -72,7 +78,7 @@ def test_mistakes_load_no_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("error: ") == 12
+    assert result.stdout.count("error: ") == 11 + len(BINARIES)
 
 
 def test_flags_are_parsed_afresh(tmp_path):
@@ -89,6 +95,7 @@ def test_configuration_by_name_or_file_and_in_two_words(tmp_path):
         ["--config", "digits"],
         ["-config=ablations/digits_lru"],
         [f"--config={ROOT / 'configs' / 'sc09.py'}"],
+        ["--config=digits", "--config.model.mixer.kind=lru"],
     ):
         arguments = ["--workdir=/proc/none", *config]
         assert "cannot write to --workdir=/proc/none" in mistake("train", *arguments)

@@ -81,6 +81,7 @@ def test_run_is_scored_beside_real_clips(scored, workdir):
     assert f"Look and listen: {page}" in out and page.read_text().count("<audio") == 6
 
 
+@pytest.mark.slow
 def test_plain_folder_gives_the_same_scores(
     scored, workdir, known, references, tiny_config, tmp_path
 ):

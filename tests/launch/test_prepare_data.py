@@ -45,7 +45,7 @@ def test_subset_of_sc09_is_prepared_and_trained_on(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "warning: " in out and "preparing a subset" in out
     assert "train: 40 clips, 0 s of audio, 0.01 to 0.01 s each, 2 speakers, 20 clips of each" in out
-    assert "--config=configs/sc09.py" in out and "--config.data.partial=True" in out
+    assert "--config=sc09 " in out and "--config.data.partial=True" in out
 
     message = mistake("train", *train_flags("sc09", tmp_path))
     assert message.startswith("error: the data set 'sc09' is not ready")

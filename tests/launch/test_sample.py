@@ -171,6 +171,7 @@ def test_prompt_is_continued_beside_real_clips(workdir, speech, tmp_path, tiny_c
     assert (out / "index.html").read_text().count("<audio") == 5
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_in_turn(labelled, tmp_path):
     draw(labelled, tmp_path, "--num_samples=12", "--length=160", "--label=cycle", "--guidance=1.5")
     rows = {int(row["clip"]): int(row["label"]) for row in rows_in(tmp_path)}
@@ -198,6 +199,7 @@ def test_processes_without_a_common_folder_all_stop(workdir, tmp_path):
     assert all("clips is not the same folder on all hosts" in err for _, _, err in outputs)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(drawn, workdir, tmp_path):
     flags = [*DRAWN, "--batch_size=2"]
     pod = start_pod("sample", 2, f"--workdir={workdir}", f"--out={tmp_path}", *flags)

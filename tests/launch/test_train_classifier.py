@@ -114,6 +114,7 @@ def test_killed_run_goes_on_bit_for_bit(whole, tmp_path, tiny_config):
     assert written(tmp_path) == written(whole[0])
 
 
+@pytest.mark.slow
 def test_clips_as_they_are(tmp_path, tiny_config):
     short = ["--config.train.num_steps=1", "--config.augment.probability=0"]
     outcome, printed = train(tmp_path, tiny_config, *short)

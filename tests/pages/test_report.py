@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 
 from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.experiment.configuration import ClassifierExperiment, make_experiment
+from poolformer_jax.experiment.workdir import write_experiment
 from poolformer_jax.pages import plots as report_plots
 from poolformer_jax.pages import report, run_files
 
 SAMPLE_RATE = 16_000
 MODEL = {
-    "num_codes": 256,
-    "width": 64,
-    "recurrent_width": 128,
     "pool_factors": [2, 4, 4, 5],
     "layers": [1, 1, 2, 2, 2],
-    "gating": True,
-    "dropout": 0.0,
+    "mixer": {"recurrent_width": 4096, "num_gate_blocks": 16},
 }
 
 
@@ -38,12 +36,7 @@ def chirp(seconds: float, low: float, high: float) -> np.ndarray:
 def make_workdir(path: pathlib.Path, *, num_clips: int, num_steps: int = 40) -> pathlib.Path:
     """Writes the files of a run whose loss falls from 7.8 to about 3."""
     path.mkdir()
-    config = {
-        "model": MODEL,
-        "data": {"name": "digits"},
-        "train": {"batch_size": 16, "seed": 0},
-    }
-    (path / "config.json").write_text(json.dumps(config))
+    write_experiment(path, make_experiment({"model": MODEL, "data": {"name": "digits"}}))
     environment = {
         "python": "3.11.7",
         "jax": "0.10.2",
@@ -118,7 +111,14 @@ def test_page_shows_the_numbers_of_the_run(page: str):
     for text in (
         "<title>Poolformer on digits</title>",
         "1,234,567",  # parameters
-        "2 × 4 × 4 × 5 = 160",
+        "<th scope='row'>Mixer kind</th><td>rg_lru</td>",
+        "<th scope='row'>Mixer recurrent width</th><td>4096</td>",
+        "<th scope='row'>Mixer num gate blocks</th><td>16</td>",
+        "<th scope='row'>Mixer complex</th><td>yes</td>",
+        "<th scope='row'>Layers</th><td>1, 1, 2, 2, 2</td>",
+        "<th scope='row'>Total pooling factor</th><td>160</td>",
+        "<th scope='row'>Pool groups</th><td>none</td>",
+        "<th scope='row'>Learning rate</th><td>0.002</td>",
         "16,000 → 8,000 → 2,000 → 500 → 100",  # steps per second of the levels
         f"7.800 → {last:.3f}",  # validation, start and end
         "3.142",  # test bits
@@ -219,6 +219,12 @@ def test_missing_required_file_is_named_with_its_command(workdir: pathlib.Path, 
 def test_missing_workdir_is_named(tmp_path: pathlib.Path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; make it with"):
         report.write_report(tmp_path / "nowhere")
+
+
+def test_classifier_is_named_with_the_file_of_its_result(workdir: pathlib.Path):
+    write_experiment(workdir, ClassifierExperiment())
+    with pytest.raises(ValueError, match=r"holds a classifier.*run/classifier_test\.json"):
+        report.write_report(workdir)
 
 
 def test_damaged_json_is_an_error_that_names_the_file(workdir: pathlib.Path):

@@ -37,7 +37,7 @@ def test_page_plays_clips_from_the_least_to_the_most_likely(folder, monkeypatch)
     places = [text.index(f"sample_0000{clip}") for clip in (0, 3, 6)]
     assert places == sorted(places)
     assert "3.000 bits" in text and "2.400 bits" in text
-    assert "temperature" in text
+    assert "Temperature" in text
 
 
 def test_long_clips_stay_in_their_files(folder):

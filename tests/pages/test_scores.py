@@ -85,7 +85,7 @@ def test_page_shows_scores_warnings_and_facts(content, page):
     assert f"Never predicted: {', '.join(missing)}." in page
     for accuracy in (content.sets[0].clips.accuracy, content.sets[-1].clips.accuracy):
         assert f"{accuracy:.1%} as labelled" in page
-    assert "<th scope='row'>reference key</th><td>abcdef</td>" in page
+    assert "<th scope='row'>Reference key</th><td>abcdef</td>" in page
 
 
 def test_likeliest_middle_and_least_likely_clips_can_be_heard(content, page):

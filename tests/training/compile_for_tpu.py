@@ -45,7 +45,7 @@ def main():
     mesh = sharding.make_mesh(topology.devices)
     state = sharding.abstract_state(mesh, functools.partial(init_train_state, objective, train))
     rows = sharding.batch_sharding(mesh)
-    length = experiment.data.train_len or experiment.data.seq_len
+    length = experiment.data.training_length
     batch = {
         "tokens": jax.ShapeDtypeStruct((train.batch_size, length), jnp.int32, sharding=rows),
         "lengths": jax.ShapeDtypeStruct((train.batch_size,), jnp.int32, sharding=rows),

@@ -57,7 +57,13 @@ def one(tmp_path_factory):
     return train_on(1, tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize("rules", [sharding.PARAMETER_RULES, SHARDED], ids=["split", "sharded"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(sharding.PARAMETER_RULES, id="split", marks=pytest.mark.slow),
+        pytest.param(SHARDED, id="sharded"),
+    ],
+)
 def test_eight_devices_train_like_one(one, tmp_path, rules):
     losses, params = train_on(8, tmp_path, rules)
     assert len(set(losses.tolist())) == 5

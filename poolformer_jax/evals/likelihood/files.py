@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from poolformer_jax.data.config import DataConfig
-from poolformer_jax.data.source import Source
+from poolformer_jax.data.source import Source, as_text
 from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood.evaluator import Likelihood
 from poolformer_jax.evals.likelihood.position_curve import position_curve
@@ -111,7 +111,7 @@ def _check_finite(source: Source, likelihood: Likelihood) -> None:
     for index, bits in zip(likelihood.clip_indices, likelihood.clip_bits, strict=True):
         if not math.isfinite(bits):
             raise FloatingPointError(
-                f"the bits of clip {_text(source[int(index)]['name'])} are not finite: the "
+                f"the bits of clip {as_text(source[int(index)]['name'])} are not finite: the "
                 "parameters have diverged; evaluate an earlier step"
             )
 
@@ -128,9 +128,7 @@ def _clips_table(source: Source, likelihood: Likelihood) -> str:
         strict=True,
     ):
         example = source[index]
-        writer.writerow([*(_text(example[key]) for key in known), num_samples, bits / num_samples])
+        writer.writerow(
+            [*(as_text(example[key]) for key in known), num_samples, bits / num_samples]
+        )
     return file.getvalue()
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -10,7 +10,7 @@ from jaxtyping import Int, Int16
 
 from poolformer_jax.audio.codec import CodecName, decode, encode, silence_code
 from poolformer_jax.classifier.log_mel import CLIP_LENGTH
-from poolformer_jax.data.source import Source
+from poolformer_jax.data.source import Source, as_text
 from poolformer_jax.evals.samples.wav_folder import ClipBatch, FolderReport
 
 Listen = Callable[[Int16[np.ndarray, " t"]], Int16[np.ndarray, " s"]]
@@ -122,7 +122,7 @@ def _recordings(
     def read(batch_size: int) -> Iterator[ClipBatch]:
         for start in range(0, len(clips), batch_size):
             examples = [source[int(clip)] for clip in clips[start : start + batch_size]]
-            names = tuple(_text(example["name"]) for example in examples)
+            names = tuple(as_text(example["name"]) for example in examples)
             labels = np.array([int(example["label"]) for example in examples])
             audio = np.zeros((len(examples), CLIP_LENGTH), np.float32)
             report = FolderReport()
@@ -139,7 +139,3 @@ def _recordings(
             yield ClipBatch(names, audio, report, labels)
 
     return ClipSet(name=name, title=title, num_clips=len(clips), read=read)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else value

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int, Shaped
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
-REAL_PREFIX = "real_"
+from poolformer_jax.sampling.folder import REAL_PREFIX
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a classifier makes of a set of clips: outputs with the clips' names and oddities."""
+"""A classifier's outputs for a set of clips, with the clips' names and oddities."""
 
 from __future__ import annotations
 
