@@ -27,7 +27,7 @@ from jax.experimental import topologies
 
 from configs.digits import get_config
 from poolformer_jax import sharding
-from poolformer_jax.experiment.experiment import make_experiment
+from poolformer_jax.experiment import make_experiment
 from poolformer_jax.training.sequence_objective import SequenceObjective
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.step import make_train_step
