@@ -112,6 +112,7 @@ def test_recorded_digits_are_prepared_whole_and_trained_on(tmp_path, capsys):
         f"--data_dir={tmp_path / 'data'}",
         "--config.train.num_steps=20",
         XLA_FLAGS="",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="0",  # As users have it: minutes of training otherwise.
     )
     code, _, err = finish(process)
     assert code == 0, err
