@@ -8,7 +8,8 @@ are random. LENGTH and CHUNK_LENGTH are in samples.
 
 import os
 
-os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+# As a user's process: one device, all optimisations, whatever the tests have set.
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
 
 import json
 import pathlib
