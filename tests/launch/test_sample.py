@@ -97,6 +97,7 @@ def test_clips_table_and_page(drawn):
     assert (out / "index.html").read_text().count("<audio") == 5
 
 
+@pytest.mark.slow
 def test_lost_clips_are_drawn_again_alone(drawn, workdir, tmp_path):
     """Also those that a full disk or a kill cut off."""
     for path in drawn[0].iterdir():
@@ -133,6 +134,7 @@ def test_killed_run_is_completed(drawn, workdir, tmp_path):
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("rows_*"))
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_another_draw_alone(workdir, tmp_path):
     flags = ["--num_samples=2", "--length=100ms"]
     draw(workdir, tmp_path, *flags, "--seed=1")

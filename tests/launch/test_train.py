@@ -160,6 +160,7 @@ def test_another_model_in_the_same_workdir(finished, tiny_config):
     assert "model.width: 8 -> 16" in message and "model.gating: True -> False" in message
 
 
+@pytest.mark.slow
 def test_a_start_says_what_has_changed_and_which_platform_the_scan_is_chosen_for(
     tmp_path, tiny_config, capsys
 ):
