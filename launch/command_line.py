@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from launch import parsing
 from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.experiment import UserError, user_errors
-from poolformer_jax.training.divergence import TrainingDivergedError
+from poolformer_jax.training.errors import TrainingDivergedError
 
 if TYPE_CHECKING:
     from poolformer_jax.training.trainer import Outcome

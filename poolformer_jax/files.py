@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -32,3 +33,9 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes an indented JSON file in one go."""
     write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def free_path(path: pathlib.Path) -> pathlib.Path:
+    """The path itself if nothing is there, else the first of path_1, path_2, ... that is free."""
+    names = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(1))
+    return next(found for found in itertools.chain([path], names) if not found.exists())

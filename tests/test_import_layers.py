@@ -26,7 +26,7 @@ ALLOWED_ROOMS = {
     "sampling": BELOW_MODELS | {"models"},
     "classifier": GROUND | {"audio", "training", "data"},
     "evals": BELOW_MODELS | {"models", "data", "sampling", "classifier"},
-    "pages": GROUND | {"audio", "data", "sampling", "classifier", "evals"},
+    "pages": GROUND | {"audio", "data", "training", "sampling", "classifier", "evals"},
     "experiment": BELOW_MODELS
     | {"models", "data", "training", "sampling", "classifier", "evals", "pages"},
 }

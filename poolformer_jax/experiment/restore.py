@@ -15,6 +15,7 @@ from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
+from poolformer_jax.training.errors import TrainingError
 from poolformer_jax.training.sequence_objective import rank_likelihood
 
 
@@ -33,15 +34,15 @@ def restore_params(
       experiment: Whose model has these parameters; that of the run if None.
       mesh: Where they go; all devices if None.
       step: The number of a step, 400 or "400"; "latest"; or "best": that with the fewest validation
-        bits, the latest if none was evaluated.
+        bits, the latest if none was evaluated. In place of either, if damaged, the next is taken.
       weights: The averaged parameters, or those that were trained.
 
     Returns:
       (parameters, the checkpoint's step).
 
     Raises:
-      UserError: If the run has no such checkpoint (the complete ones are listed), or `step` is none
-        of these.
+      UserError: If the run has no such checkpoint (the complete ones are listed), it is damaged, or
+        `step` is none of these.
     """
     with user_errors():
         return _restore(pathlib.Path(workdir), experiment, mesh, step=str(step), weights=weights)
@@ -61,17 +62,13 @@ def _restore(
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is missing: the run has no checkpoint yet")
-    checkpointer = Checkpointer(directory, rank_likelihood)
+    init = functools.partial(experiment.model.build().init_params, jax.random.key(0))
+    abstract = sharding.abstract_state(mesh, init)
+    checkpointer = Checkpointer(directory, rank_likelihood, read_only=True)
     try:
-        number = int(step) if step.isdecimal() else None
-        if step == "best":
-            number = checkpointer.best_step
-        if number is None:
-            number = checkpointer.latest_step
-        init = functools.partial(experiment.model.build().init_params, jax.random.key(0))
-        abstract = sharding.abstract_state(mesh, init)
-        params = checkpointer.restore_params(abstract, step=number, weights=weights)
+        number: Any = int(step) if step.isdecimal() else step
+        return checkpointer.restore_params(abstract, step=number, weights=weights)
+    except TrainingError as error:
+        raise ValueError(str(error)) from error
     finally:
         checkpointer.close()
-    assert number is not None  # Restoring would have failed.
-    return params, number

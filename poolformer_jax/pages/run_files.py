@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from jaxtyping import Float, Int16
 
 from poolformer_jax.audio.wav import format_wav, read_wav
 from poolformer_jax.sampling.folder import REAL_PREFIX
+from poolformer_jax.training.metrics_file import METRICS_FILE, describe_lines, read_metrics
+
+_LOG = logging.getLogger(__name__)
 
 MAX_CLIPS = 12
 """Generated clips that are read, and as many real ones: a page must stay small enough to open."""
@@ -84,7 +88,7 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
             f"work directory {workdir} holds a classifier, which has no report; its result is in "
             f"{workdir / 'classifier_test.json'}"
         )
-    metrics = _read_metrics(workdir / "metrics.jsonl")
+    metrics = _read_metrics(workdir / METRICS_FILE)
     likelihood = workdir / "likelihood_test.json"
     generated, real = (
         sorted((workdir / "samples").glob(f"{kind}*.wav")) for kind in ("sample_", REAL_PREFIX)
@@ -119,18 +123,18 @@ def train_command(workdir: pathlib.Path) -> str:
     return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
 
 
-def _read_text(path: pathlib.Path) -> str:
+def _require(path: pathlib.Path) -> None:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; it is written by: {train_command(path.parent)}"
         )
-    return path.read_text(encoding="utf-8")
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    _require(path)
     try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
@@ -138,27 +142,14 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    lines = _read_text(path).splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            # A run that was killed while it wrote leaves half a line, and a resumed run may go
-            # on behind it: a line without its end is dropped, anything else is damage.
-            if number == len(lines) or line.lstrip().startswith("{"):
-                continue
-            raise ValueError(f"{path}, line {number} is not valid JSON ({error})") from error
-        if isinstance(record, dict):
-            records.append(record)
+    _require(path)
+    records, damaged = read_metrics(path)
+    if damaged:
+        _LOG.warning("%s of %s are left out", describe_lines(damaged), path)
     return records
 
 
 def _by_step(records: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """Picks one kind; a resumed run repeats steps after its checkpoint, and the last one counts."""
-    steps = {
-        record["step"]: record
-        for record in records
-        if record.get("kind") == kind and "step" in record
-    }
+    steps = {record["step"]: record for record in records if record["kind"] == kind}
     return [steps[step] for step in sorted(steps)]

@@ -3,25 +3,41 @@
 A checkpoint of step N is the folder N, written in the background and renamed when complete, so a
 run that is killed while saving goes on from the one before. The latest two are kept, and the best
 by its evaluation.
+
+Each carries checksums of what was in memory, and what is restored is compared with them. Where a
+checkpoint turns out to be damaged, the one before takes its place; nothing damaged is deleted.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import logging
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from jax.experimental import multihost_utils
 
+from poolformer_jax.files import free_path
+from poolformer_jax.training.checksum import checksum_arrays, describe_arrays
+from poolformer_jax.training.errors import DamagedCheckpointError, TrainingError
 from poolformer_jax.training.state import TrainState
+
+_LOG = logging.getLogger(__name__)
 
 Weights = Literal["ema", "raw"]
 
 Metrics = Mapping[str, float]
 Rank = Callable[[Metrics], tuple[float, ...]]
+
+# Say nothing about the files: the machine has too little memory, or the user no permission.
+_NO_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,12 +48,25 @@ class Progress:
       examples_seen: Clips consumed by all processes together: the position in the data, whatever
         the number of processes.
       validation: Evaluation of the validation split at this very step, None if there was none.
+      first: The first evaluation of the run, None if there was none.
       best: The best evaluation so far, None if there was none.
     """
 
     examples_seen: int = 0
     validation: Metrics | None = None
+    first: Metrics | None = None
     best: Metrics | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What is known of a checkpoint before its arrays are read; its checksums by item.
+
+    Checkpoints of earlier versions have no checksums.
+    """
+
+    progress: Progress
+    checksums: Mapping[str, Mapping[str, str]] | None
 
 
 class Checkpointer:
@@ -46,60 +75,67 @@ class Checkpointer:
     Args:
       directory: Made if missing.
       rank: Orders evaluations; the smallest is the best.
+      read_only: For those who evaluate a run, which may be training at the same time.
     """
 
-    def __init__(self, directory: pathlib.Path, rank: Rank):
+    def __init__(self, directory: pathlib.Path, rank: Rank, *, read_only: bool = False):
         self._rank = rank
-        policies = [
-            checkpoint_managers.LatestN(2),
-            checkpoint_managers.BestN(
-                get_metric_fn=rank,
-                reverse=True,  # Best is smallest.
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+        self._directory = directory.absolute()
         standard = ocp.StandardCheckpointHandler
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self._directory,
             item_handlers={
                 "params": standard(),
                 "ema_params": standard(),
                 "optimizer": standard(),
                 "progress": ocp.JsonCheckpointHandler(),
             },
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                # Without it metrics are not written, and a restarted run forgets which was best.
-                best_fn=rank,
-                best_mode="min",
-            ),
+            options=ocp.CheckpointManagerOptions(preservation_policy=self, read_only=read_only),
         )
+        self._records = {step: self._read_record(step) for step in self.steps}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Tells the manager which checkpoints to keep: the latest two and the best."""
+        del context
+        keep = {*sorted(info.step for info in checkpoints)[-2:], self.best_step}
+        return [info.step in keep for info in checkpoints]
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        return max(self.steps, default=None)
 
     @property
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best evaluation, None if none was evaluated."""
-        metrics = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-        evaluated = {step: self._rank(found) for step, found in metrics.items() if found}
-        return min(evaluated, key=evaluated.__getitem__) if evaluated else None
+        return next(iter(self._steps_by_rank()), None)
+
+    def is_complete(self, step: int) -> bool:
+        """Whether a checkpoint is on disk."""
+        # `steps` has it as soon as saving starts.
+        saving = self._manager.is_saving_in_progress()
+        return not saving and (self._directory / str(step)).is_dir()
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Starts saving; returns when the arrays are copied, before they are on disk."""
-        found = progress.validation
+        step, items = int(state.step), _items(state)
+        checksums = {
+            name: {"arrays": describe_arrays(tree), "values": checksum_arrays(tree)}
+            for name, tree in items.items()
+        }
+        content = {"progress": dataclasses.asdict(progress), "checksums": checksums}
+        self._records[step] = _Record(progress, checksums)
         self._manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                ema_params=ocp.args.StandardSave(state.ema_params),
-                optimizer=ocp.args.StandardSave(_optimizer_part(state)),
-                progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+                **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
+                progress=ocp.args.JsonSave(content | {"sha256": _digest(content)}),
             ),
-            metrics=found if found and all(map(math.isfinite, self._rank(found))) else None,
             force=True,
         )
 
@@ -109,47 +145,62 @@ class Checkpointer:
         Does nothing if it is the only one, which must not be lost if the process dies meanwhile.
         """
         self.wait()
-        if len(self._manager.all_steps()) > 1:
+        if len(self.steps) > 1:
             self._manager.delete(int(state.step))
             self.save(state, progress)
 
-    def restore(self, abstract: TrainState) -> tuple[TrainState, Progress]:
-        """Restores the latest checkpoint into the given shapes, types and shardings.
+    def restore(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
+        """Restores the latest good checkpoint into the given shapes, types and shardings.
+
+        Damaged ones that are newer are moved to `damaged_checkpoints`, beside the folder.
+
+        Returns:
+          None if there is no checkpoint.
 
         Raises:
-          FileNotFoundError: If there is no checkpoint.
+          DamagedCheckpointError: If all are damaged; they stay where they are.
+          TrainingError: If it was saved from a state of another structure.
         """
-        step = self._require(self.latest_step)
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                ema_params=ocp.args.StandardRestore(abstract.ema_params),
-                optimizer=ocp.args.StandardRestore(_optimizer_part(abstract)),
-                progress=ocp.args.JsonRestore(),
-            ),
-        )
-        rest = {"statistics": None, **items.optimizer}
-        return TrainState(params=items.params, ema_params=items.ema_params, **rest), Progress(
-            **_current_progress(items.progress)
-        )
+        found = self._first_good(reversed(self.steps), _items(abstract))
+        if found is None:
+            return None
+        step, items = found
+        for damaged in [newer for newer in self.steps if newer > step]:
+            _LOG.warning("it is kept as %s", self._set_aside(damaged))
+        rest = {"statistics": None, **items["optimizer"]}
+        state = TrainState(params=items["params"], ema_params=items["ema_params"], **rest)
+        return state, self._record(step).progress
 
     def restore_params(
-        self, abstract_params: Any, *, step: int | None, weights: Weights = "ema"
-    ) -> Any:
-        """Restores parameters alone.
+        self, abstract_params: Any, *, step: int | Literal["best", "latest"], weights: Weights
+    ) -> tuple[Any, int]:
+        """Restores parameters alone; in place of a damaged best or latest one, the next.
 
         Args:
           abstract_params: Shapes, types and shardings.
-          step: Of the checkpoint; see `latest_step` and `best_step`.
+          step: Of the checkpoint; the best is the latest if none was evaluated.
           weights: The averaged parameters, or those that were trained.
+
+        Returns:
+          (parameters, the checkpoint's step).
 
         Raises:
           FileNotFoundError: If there is no such checkpoint.
+          DamagedCheckpointError: If none of them is good.
         """
+        steps: Sequence[int] = self.steps[::-1]
+        if step == "best":
+            steps = self._steps_by_rank() or steps
+        elif step != "latest":
+            steps = [step] if step in steps else []
         item = "ema_params" if weights == "ema" else "params"
-        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract_params)})
-        return self._manager.restore(self._require(step), args=args)[item]
+        found = self._first_good(steps, {item: abstract_params})
+        if found is None:
+            name = f"of step {step} " if isinstance(step, int) else ""
+            raise FileNotFoundError(
+                f"no checkpoint {name}in {self._directory}; complete ones: {self.steps}"
+            )
+        return found[1][item], found[0]
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk."""
@@ -159,13 +210,121 @@ class Checkpointer:
         """Waits, then frees threads."""
         self._manager.close()
 
-    def _require(self, step: int | None) -> int:
-        if step is None or step not in self._manager.all_steps():
-            raise FileNotFoundError(
-                f"no checkpoint {'' if step is None else f'of step {step} '}in "
-                f"{self._manager.directory}; complete ones: {list(self._manager.all_steps())}"
+    def _first_good(
+        self, steps: Iterable[int], abstract: Mapping[str, Any]
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Restores from the first checkpoint that is whole; None if there is none to try."""
+        damaged = []
+        for step in steps:
+            try:
+                items = self._restore(step, abstract)
+            except DamagedCheckpointError as error:
+                _LOG.warning("%s", error)
+                damaged.append(step)
+                continue
+            if damaged:
+                _LOG.warning("the checkpoint of step %d takes its place", step)
+            return step, items
+        if damaged:
+            raise DamagedCheckpointError(
+                f"no good checkpoint is left in {self._directory}: {damaged} are damaged; bring "
+                "one back from a copy, or start again from step 0 with --restart"
             )
-        return step
+        return None
+
+    def _restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """Restores items by name, and compares them with their checksums."""
+        checksums = self._record(step).checksums
+        if checksums is None:
+            _LOG.info("the checkpoint of step %d is of an earlier version: no checksums", step)
+        for name, tree in abstract.items() if checksums else ():
+            if checksums[name]["arrays"] != describe_arrays(tree):
+                raise TrainingError(
+                    f"the checkpoint of step {step} in {self._directory} holds other arrays of "
+                    f"{name} than this configuration makes; take the old values of "
+                    "train.optimizer, train.schedule and train.clip_norm, or another --workdir"
+                )
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        items, damage = {}, ""
+        try:
+            items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
+            for name, tree in items.items() if checksums else ():
+                if checksums[name]["values"] != checksum_arrays(tree):
+                    damage = f"{name} is not what was saved"
+        except _NO_DAMAGE:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise all kinds.
+            damage = _first_line(error)
+        if jax.process_count() > 1:
+            damages = multihost_utils.process_allgather(np.asarray(bool(damage)))
+            damage = damage or ("another process could not read it" if damages.any() else "")
+        if damage:
+            raise self._damaged(step, damage)
+        return items
+
+    def _record(self, step: int) -> _Record:
+        record = self._records[step]
+        if isinstance(record, DamagedCheckpointError):
+            raise record
+        return record
+
+    def _read_record(self, step: int) -> _Record | DamagedCheckpointError:
+        try:
+            args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+            content = dict(self._manager.restore(step, args=args)["progress"])
+            if "examples_seen" in content:
+                return _Record(Progress(**_current_progress(content)), None)
+            digest = content.pop("sha256", None)
+            if digest != _digest(content):
+                return self._damaged(step, "progress is not what was saved")
+            return _Record(Progress(**content["progress"]), content["checksums"])
+        except _NO_DAMAGE:
+            raise
+        except Exception as error:  # As in `_restore`.
+            return self._damaged(step, _first_line(error))
+
+    def _damaged(self, step: int, damage: str) -> DamagedCheckpointError:
+        path = self._directory / str(step)
+        return DamagedCheckpointError(f"the checkpoint {path} is damaged: {damage}")
+
+    def _steps_by_rank(self) -> list[int]:
+        """Steps of the checkpoints with a finite evaluation, the best first."""
+        ranks = {}
+        for step in self.steps:
+            record = self._records[step]
+            found = None if isinstance(record, Exception) else record.progress.validation
+            if found and all(map(math.isfinite, self._rank(found))):
+                ranks[step] = self._rank(found)
+        return sorted(ranks, key=ranks.__getitem__)
+
+    def _set_aside(self, step: int) -> pathlib.Path:
+        """Moves a checkpoint out of the way of the next one of this step."""
+        folder = self._directory.with_name(f"damaged_{self._directory.name}")
+        target = free_path(folder / str(step))
+        if jax.process_index() == 0:
+            folder.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"set checkpoint {step} aside")
+        self._manager.reload()
+        del self._records[step]
+        return target
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """The arrays of a state, as they are kept."""
+    names = ["step", "opt_state", "skipped_steps", "consecutive_skips"]
+    names += [] if state.statistics is None else ["statistics"]
+    optimizer = {name: getattr(state, name) for name in names}
+    return {"params": state.params, "ema_params": state.ema_params, "optimizer": optimizer}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
 
 
 def _current_progress(values: dict[str, Any]) -> dict[str, Any]:
@@ -175,13 +334,3 @@ def _current_progress(values: dict[str, Any]) -> dict[str, Any]:
     bits = values["validation_bits"]
     validation = None if bits is None else {"bits_per_sample": bits}
     return {"examples_seen": values["examples_seen"], "validation": validation}
-
-
-def _optimizer_part(state: TrainState) -> dict[str, Any]:
-    part = {
-        "step": state.step,
-        "opt_state": state.opt_state,
-        "skipped_steps": state.skipped_steps,
-        "consecutive_skips": state.consecutive_skips,
-    }
-    return part if state.statistics is None else {**part, "statistics": state.statistics}

@@ -9,7 +9,7 @@ def train(trainer: Trainer) -> Outcome:
     """Trains from scratch, or on from the latest checkpoint.
 
     Raises:
-      TrainingDivergedError: After `max_consecutive_skips` skipped steps in a row.
+      TrainingDivergedError: After `max_consecutive_skips` skipped steps in a row, or if all were.
     """
     with trainer:
         while True:
@@ -19,5 +19,5 @@ def train(trainer: Trainer) -> Outcome:
             if trainer.checkpoint_is_due:
                 trainer.save()
             if trainer.outcome is not None:
-                return trainer.outcome
+                return trainer.conclude()
             trainer.take_step()

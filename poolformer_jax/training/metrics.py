@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import math
 import pathlib
 from collections.abc import Mapping
@@ -11,7 +12,11 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from poolformer_jax.files import write_whole
+from poolformer_jax.files import free_path, write_whole
+from poolformer_jax.training.errors import TrainingError
+from poolformer_jax.training.metrics_file import METRICS_FILE, describe_lines, read_metrics
+
+_LOG = logging.getLogger(__name__)
 
 
 class MetricWriter:
@@ -34,7 +39,7 @@ class MetricWriter:
         self._file = self._tensorboard = None
         if not enabled:
             return
-        path = workdir / "metrics.jsonl"
+        path = workdir / METRICS_FILE
         _drop_records_after(path, start_step, validated)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._tensorboard = SummaryWriter(
@@ -45,7 +50,7 @@ class MetricWriter:
         """Writes one record.
 
         Args:
-          kind: "train" or "validation".
+          kind: "train", "validation", or "checkpoint" when one is on disk.
           step: Steps so far.
           values: Numbers.
           plot: Whether the values go to TensorBoard too.
@@ -87,16 +92,27 @@ def progress_line(step: int, num_steps: int, description: str, values: Mapping[s
     )
 
 
+def check_log_fits(workdir: pathlib.Path) -> None:
+    """Raises TrainingError if a run without any checkpoint has a log that tells of one."""
+    records, _ = read_metrics(workdir / METRICS_FILE)
+    steps = [record["step"] for record in records if record["kind"] == "checkpoint"]
+    if steps:
+        raise TrainingError(
+            f"{workdir / METRICS_FILE} tells of a checkpoint of step {steps[-1]}, but "
+            f"{workdir / 'checkpoints'} holds none; bring it back, or start again from step 0 with "
+            "--restart, which keeps the old log"
+        )
+
+
 def _drop_records_after(path: pathlib.Path, step: int, validated: bool) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # The last line of a run that was killed while writing.
-        in_checkpoint = validated or record["kind"] != "validation"
-        if record["step"] < step or (record["step"] == step and in_checkpoint):
-            kept.append(line + "\n")
-    write_whole(path, "".join(kept))
+    records, damaged = read_metrics(path)
+    if damaged:
+        copy = free_path(path.with_name(f"damaged_{path.name}"))
+        write_whole(copy, path.read_bytes())
+        _LOG.warning("%s: left out of %s; as it was: %s", describe_lines(damaged), path, copy)
+    # The record of the checkpoint that the run goes on from is written again.
+    later = {"train": step + 1, "validation": step + validated, "checkpoint": step}
+    kept = [record for record in records if record["step"] < later.get(record["kind"], step)]
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from poolformer_jax import sharding
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.config import TrainConfig
-from poolformer_jax.training.divergence import TrainingDivergedError
+from poolformer_jax.training.errors import TrainingDivergedError
 from poolformer_jax.training.interruption import StopRequest
-from poolformer_jax.training.metrics import MetricWriter, progress_line
+from poolformer_jax.training.metrics import MetricWriter, check_log_fits, progress_line
 from poolformer_jax.training.objective import Objective
 from poolformer_jax.training.optimizer import after_evaluation
 from poolformer_jax.training.state import TrainState, init_train_state
@@ -78,13 +78,16 @@ class Trainer:
 
         init = functools.partial(init_train_state, objective, config)
         abstract = sharding.abstract_state(mesh, init, rules)
-        self.saved_step = self.checkpointer.latest_step
-        if self.saved_step is None:
+        restored = self.checkpointer.restore(abstract)
+        if restored is None:
+            check_log_fits(workdir)
             self.state: TrainState = sharding.init_sharded(mesh, init, rules)
             self.progress = Progress()
         else:
-            self.state, self.progress = self.checkpointer.restore(abstract)
+            self.state, self.progress = restored
         self.step = int(self.state.step)
+        self.saved_step = None if restored is None else self.step
+        self.noted_step: int | None = None
         self.train_step = sharding.jit_train_step(
             make_train_step(objective, config), mesh, abstract
         )
@@ -115,6 +118,7 @@ class Trainer:
     def __exit__(self, *exception: object) -> None:
         """Waits for the last checkpoint, and closes the files."""
         self.checkpointer.close()
+        self.note_checkpoint()
         self.writer.close()
         self.stop.restore_handlers()
 
@@ -199,7 +203,36 @@ class Trainer:
         """Waits for all steps, and writes them down."""
         while self.pending:
             self.write_oldest()
+        self.note_checkpoint()
         self.writer.flush()
+
+    def note_checkpoint(self) -> None:
+        """Writes down that a checkpoint is on disk: the log shows if it is lost."""
+        step = self.saved_step
+        if step != self.noted_step and step is not None and self.checkpointer.is_complete(step):
+            self.writer.write("checkpoint", step, {}, plot=False)
+            self.noted_step = step
+
+    def conclude(self) -> Outcome:
+        """Says at the end what may have gone wrong in the run.
+
+        Raises:
+          TrainingDivergedError: If every step was skipped.
+        """
+        outcome, skipped = self.outcome, int(self.state.skipped_steps)
+        assert outcome is not None
+        hint = f"a lower --config.train.learning_rate (now {self.config.learning_rate:g}) may help"
+        if skipped and skipped == self.step:
+            raise TrainingDivergedError(
+                f"all {skipped} steps were skipped: nothing was learnt; {hint}"
+            )
+        if 2 * skipped > self.step:
+            self.warn(f"{skipped} of {self.step} steps were skipped; {hint}")
+        first, last = self.progress.first, self.progress.validation
+        if first and last and not self.objective.rank(last) <= self.objective.rank(first):
+            before, after = map(self.objective.describe, (first, last))
+            self.warn(f"the last validation ({after}) is worse than the first ({before}); {hint}")
+        return outcome
 
     def write_oldest(self) -> None:
         """Waits for the oldest step that is not written down."""
@@ -226,6 +259,11 @@ class Trainer:
         if jax.process_index() == 0:
             _LOG.info(text)
 
+    def warn(self, text: str) -> None:
+        """Logs a warning, on one process."""
+        if jax.process_index() == 0:
+            _LOG.warning(text)
+
     def _judge(self, result: Mapping[str, float], seconds: float) -> None:
         """Writes an evaluation down, and what follows from it."""
         objective, best = self.objective, self.progress.best
@@ -234,7 +272,10 @@ class Trainer:
         opt_state = after_evaluation(self.config, self.state.opt_state, result[objective.loss_name])
         self.state = dataclasses.replace(self.state, opt_state=opt_state)
         self.progress = dataclasses.replace(
-            self.progress, validation=result, best=result if is_best else best
+            self.progress,
+            validation=result,
+            first=self.progress.first or result,
+            best=result if is_best else best,
         )
         if is_best:
             self.on_best(self.state, result)

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from poolformer_jax.training.divergence import TrainingDivergedError
+from poolformer_jax.training.errors import TrainingDivergedError
 from tests.launch.processes import call, finish, mistake, start, start_pod
 from tests.launch.runs import STEPS, TINY, losses, train_flags
 

@@ -84,14 +84,16 @@ def test_parameters_alone(checkpointer, abstract, weights, item):
     mesh = sharding.make_mesh(jax.devices()[:1])
     init = functools.partial(OBJECTIVE.model.init_params, jax.random.key(0))
     target = sharding.abstract_state(mesh, init)
-    params = checkpointer.restore_params(target, step=checkpointer.best_step, weights=weights)
+    params, step = checkpointer.restore_params(target, step="best", weights=weights)
+    assert step == 1
     jax.tree.map(np.testing.assert_array_equal, params, getattr(first, item))
 
 
 def test_nothing_to_restore(checkpointer, abstract):
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
-        checkpointer.restore(abstract)
+    assert checkpointer.restore(abstract) is None
     assert checkpointer.best_step is None
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 3 in"):
+        checkpointer.restore_params(abstract.params, step=3, weights="ema")
 
 
 def test_interrupted_save_is_ignored(checkpointer, abstract, tmp_path):
