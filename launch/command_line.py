@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from launch import parsing
 from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.experiment import UserError, user_errors
-from poolformer_jax.training.errors import TrainingDivergedError
+from poolformer_jax.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from poolformer_jax.training.trainer import Outcome
@@ -77,7 +77,7 @@ def call(
             names = "|".join(flag_values)
             message = re.sub(rf"^({names})(?= is missing| \S+ (must|does) )", r"--\1", str(error))
             sys.exit(f"error: {message}")
-        except (FloatingPointError, TrainingDivergedError) as error:
+        except (FloatingPointError, TrainingError) as error:
             sys.exit(f"error: {error}")
 
 
@@ -112,6 +112,12 @@ def define_distributed(flag_values: flags.FlagValues) -> flags.FlagHolder:
     """--distributed."""
     text = "Connect the processes of a pod by jax.distributed.initialize()."
     return flags.DEFINE_bool("distributed", False, text, flag_values=flag_values)
+
+
+def define_restart(flag_values: flags.FlagValues) -> flags.FlagHolder:
+    """--restart."""
+    text = "Start again from step 0; what the workdir holds of a run is moved to before_restart."
+    return flags.DEFINE_bool("restart", False, text, flag_values=flag_values)
 
 
 def define_step(flag_values: flags.FlagValues) -> flags.FlagHolder:
@@ -151,7 +157,8 @@ def values_of(config: flags.FlagHolder, data_dir: flags.FlagHolder) -> Mapping[s
 def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
     """Says at which step a training was stopped, and if it is the program, the command again."""
     if not outcome.finished:
-        command = f": {shlex.join(sys.orig_argv)}" if is_program else ""
+        again = [argument for argument in sys.orig_argv if not argument.startswith("--restart")]
+        command = f": {shlex.join(again)}" if is_program else ""
         print(
             f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
             f"again{command}",

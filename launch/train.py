@@ -17,6 +17,7 @@ _FLAGS = flags.FlagValues()
 _CONFIG = command_line.define_config(_FLAGS)
 _WORKDIR = command_line.define_workdir(_FLAGS, "Folder for checkpoints and metrics.")
 _DATA_DIR = command_line.define_data_dir(_FLAGS)
+_RESTART = command_line.define_restart(_FLAGS)
 _DISTRIBUTED = command_line.define_distributed(_FLAGS)
 
 
@@ -25,7 +26,9 @@ def main(argv):
     del argv
     with ex.user_errors():
         experiment = ex.make_experiment(command_line.values_of(_CONFIG, _DATA_DIR))
-    outcome = ex.train(experiment, _WORKDIR.value, distributed=_DISTRIBUTED.value)
+    outcome = ex.train(
+        experiment, _WORKDIR.value, restart=_RESTART.value, distributed=_DISTRIBUTED.value
+    )
     command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome
 

@@ -22,6 +22,7 @@ _CONFIG = command_line.define_config(
 )
 _WORKDIR = command_line.define_workdir(_FLAGS, "Folder of the classifier.")
 _DATA_DIR = command_line.define_data_dir(_FLAGS)
+_RESTART = command_line.define_restart(_FLAGS)
 
 
 def main(argv):
@@ -30,7 +31,7 @@ def main(argv):
     with ex.user_errors():
         values = command_line.values_of(_CONFIG, _DATA_DIR)
         experiment = ex.make_experiment(values, ex.ClassifierExperiment)
-    outcome = ex.train_classifier(experiment, _WORKDIR.value)
+    outcome = ex.train_classifier(experiment, _WORKDIR.value, restart=_RESTART.value)
     command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome
 

@@ -32,7 +32,7 @@ from poolformer_jax.data.source import label_names, open_splits
 from poolformer_jax.experiment.configuration import ClassifierExperiment
 from poolformer_jax.experiment.environment import record_start
 from poolformer_jax.experiment.errors import user_errors
-from poolformer_jax.experiment.workdir import CONFIG_FILE, check_workdir
+from poolformer_jax.experiment.workdir import CONFIG_FILE, check_workdir, set_aside_run
 from poolformer_jax.files import write_json
 from poolformer_jax.training.loop import train
 from poolformer_jax.training.state import TrainState
@@ -44,7 +44,11 @@ TEST_FILE = "classifier_test.json"
 
 
 def train_classifier(
-    experiment: ClassifierExperiment, workdir: str | pathlib.Path, *, devices: Any = None
+    experiment: ClassifierExperiment,
+    workdir: str | pathlib.Path,
+    *,
+    restart: bool = False,
+    devices: Any = None,
 ) -> Outcome:
     """Trains a classifier, or goes on training it; the best so far is always in the workdir.
 
@@ -54,6 +58,7 @@ def train_classifier(
     Args:
       experiment: What to train.
       workdir: Folder of the run, made if missing.
+      restart: Whether to start again from step 0; the run until now is set aside.
       devices: Devices to train on; all if None.
 
     Raises:
@@ -65,7 +70,7 @@ def train_classifier(
     mesh = sharding.make_mesh(devices)
     noise = None
     with user_errors():
-        changes = check_workdir(workdir, experiment)
+        changes = check_workdir(workdir, experiment, restart=restart)
         if (workdir / DESCRIPTION).exists() and not (workdir / CONFIG_FILE).exists():
             raise ValueError(
                 f"--workdir={workdir} holds a classifier that was not trained there; choose another"
@@ -78,6 +83,8 @@ def train_classifier(
     class_names = label_names(sources["train"])
     clips = {split: read_labelled_clips(source) for split, source in sources.items()}
 
+    if restart:
+        set_aside_run(workdir)
     sizes = [f"{len(clips[split]):,} {split}" for split in ("train", "validation", "test")]
     environment = record_start(
         workdir,

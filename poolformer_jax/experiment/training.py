@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
-from poolformer_jax.experiment.workdir import check_workdir
+from poolformer_jax.experiment.workdir import check_workdir, set_aside_run
 
 if TYPE_CHECKING:
     from poolformer_jax.training.trainer import Outcome
@@ -22,6 +22,7 @@ def train(
     experiment: Experiment,
     workdir: str | os.PathLike[str],
     *,
+    restart: bool = False,
     distributed: bool = False,
     devices: Sequence[Any] | None = None,
 ) -> Outcome:
@@ -30,6 +31,7 @@ def train(
     Args:
       experiment: What to train, on what, and how.
       workdir: Folder for checkpoints and metrics; made if missing.
+      restart: Whether to start again from step 0; the run until now is set aside.
       distributed: Whether to connect the processes of a pod first.
       devices: What to train on; all devices if None.
 
@@ -42,10 +44,11 @@ def train(
     """
     workdir = pathlib.Path(workdir)
     with user_errors():
-        changes = check_workdir(workdir, experiment)
+        changes = check_workdir(workdir, experiment, restart=restart)
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.
     import jax
+    from jax.experimental import multihost_utils
 
     from poolformer_jax import sharding
     from poolformer_jax.data.pipeline import eval_batches, train_batches
@@ -75,6 +78,8 @@ def train(
         train_data(0)  # Complains now of what it would complain of after compilation.
 
     if jax.process_index() == 0:
+        if restart:
+            set_aside_run(workdir)
         sizes = f"{len(splits['train']):,} training and {len(splits['validation']):,} validation"
         record_start(
             workdir,
@@ -91,6 +96,9 @@ def train(
                 experiment.model.platform,
                 jax.default_backend(),
             )
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the workdir is ready")
 
     # Whole clips, which may be longer than what is trained on, in the memory of a training step.
     chunk_length = choose_chunk_length(model, data.seq_len, limit=data.training_length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 import re
 import tempfile
@@ -16,10 +17,24 @@ from poolformer_jax.experiment.configuration import (
     flat_values,
     make_experiment,
 )
-from poolformer_jax.files import write_json
+from poolformer_jax.files import free_path, write_json
 from poolformer_jax.layers.config import EXECUTION_FIELDS
 
+_LOG = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
+
+_RUN_FILES = (
+    CONFIG_FILE,
+    "environment.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "checkpoints",
+    "damaged_checkpoints",
+    "classifier.json",
+    "classifier.npz",
+    "classifier_test.json",
+)
 
 _PLACES = ("data.data_dir", "data.noise_dir")
 
@@ -52,11 +67,25 @@ def write_experiment(workdir: pathlib.Path, experiment: Sections) -> None:
     write_json(workdir / CONFIG_FILE, experiment_values(experiment))
 
 
-def check_workdir(workdir: pathlib.Path, experiment: Sections) -> list[str]:
+def set_aside_run(workdir: pathlib.Path) -> None:
+    """Moves what a training wrote, and nothing else, to `before_restart` in the workdir."""
+    found = [workdir / name for name in _RUN_FILES if (workdir / name).exists()]
+    if found:
+        target = free_path(workdir / "before_restart")
+        target.mkdir()
+        for path in found:
+            path.rename(target / path.name)
+        _LOG.info("starting again from step 0; the run until now is in %s", target)
+
+
+def check_workdir(
+    workdir: pathlib.Path, experiment: Sections, *, restart: bool = False
+) -> list[str]:
     """Makes the workdir, and checks that it can be written and fits the experiment.
 
     Fields that say how to compute (platform, scan, remat), where data are kept, and the training
-    recipe may change between the starts of a run; the model and its data may not.
+    recipe may change between the starts of a run; the model and its data may not, unless the run
+    is to start again from step 0.
 
     Returns:
       The changes since the last start, one "field: old -> new" each.
@@ -75,7 +104,7 @@ def check_workdir(workdir: pathlib.Path, experiment: Sections) -> list[str]:
         raise OSError(
             f"cannot write to --workdir={workdir} ({error.strerror}); choose a writable folder"
         ) from error
-    if not (workdir / CONFIG_FILE).exists():
+    if restart or not (workdir / CONFIG_FILE).exists():
         return []
     found = _differences(read_experiment(workdir, type(experiment)), experiment)
     fixed = [text for name, text in found.items() if not _may_change(name)]
@@ -83,7 +112,7 @@ def check_workdir(workdir: pathlib.Path, experiment: Sections) -> list[str]:
         raise ValueError(
             f"--workdir={workdir} was made with another configuration (old -> new):\n  "
             + "\n  ".join(fixed)
-            + "\nchoose another --workdir, or the old values"
+            + "\nchoose another --workdir, the old values, or --restart to begin again"
         )
     return list(found.values())
 

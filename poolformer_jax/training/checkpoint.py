@@ -237,11 +237,11 @@ class Checkpointer:
 
     def _restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """Restores items by name, and compares them with their checksums."""
-        checksums = self._record(step).checksums
-        if checksums is None:
+        checksums = self._record(step).checksums or {}
+        if not checksums:
             _LOG.info("the checkpoint of step %d is of an earlier version: no checksums", step)
-        for name, tree in abstract.items() if checksums else ():
-            if checksums[name]["arrays"] != describe_arrays(tree):
+        for name in checksums.keys() & abstract.keys():
+            if checksums[name]["arrays"] != describe_arrays(abstract[name]):
                 raise TrainingError(
                     f"the checkpoint of step {step} in {self._directory} holds other arrays of "
                     f"{name} than this configuration makes; take the old values of "
@@ -252,8 +252,8 @@ class Checkpointer:
         try:
             with _quiet_readers():
                 items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
-            for name, tree in items.items() if checksums else ():
-                if checksums[name]["values"] != checksum_arrays(tree):
+            for name in sorted(checksums.keys() & items.keys()):
+                if checksums[name]["values"] != checksum_arrays(items[name]):
                     damage = f"{name} is not what was saved"
         except _NO_DAMAGE:
             raise

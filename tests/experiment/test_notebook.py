@@ -126,7 +126,7 @@ def test_run_of_the_old_layout_goes_on(run, tmp_path):
     ex.train(start, tmp_path)
     write_json(tmp_path / "config.json", old)
     progress = tmp_path / "checkpoints" / "2" / "progress" / "metadata"
-    bits = json.loads(progress.read_text())["validation"]["bits_per_sample"]
+    bits = json.loads(progress.read_text())["progress"]["validation"]["bits_per_sample"]
     progress.write_text(json.dumps({"examples_seen": 16, "validation_bits": bits}))
     assert ex.evaluate_likelihood(tmp_path, split="validation", step="2")[
         "bits_per_sample"

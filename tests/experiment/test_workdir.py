@@ -12,7 +12,7 @@ from poolformer_jax.experiment import (
     replace,
     write_experiment,
 )
-from poolformer_jax.experiment.workdir import check_evaluation
+from poolformer_jax.experiment.workdir import check_evaluation, set_aside_run
 
 # What version 0.1 wrote: no kinds, and the mixer's fields among the model's.
 OLD_LAYOUT = {
@@ -177,3 +177,23 @@ def test_evaluation_needs_the_same_model_and_codec_only(tmp_path):
 def test_no_run_in_workdir(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no run: .*config.json is missing"):
         read_experiment(tmp_path)
+
+
+def test_restart_sets_the_run_aside_and_leaves_results(tmp_path):
+    for name in ("metrics.jsonl", "likelihood_test.json"):
+        (tmp_path / name).touch()
+    for number in ("", "_1"):
+        write_experiment(tmp_path, Experiment())
+        (tmp_path / "checkpoints" / "7").mkdir(parents=True)
+        wider = replace(Experiment(), model={"width": 64})
+        assert check_workdir(tmp_path, wider, restart=True) == []
+        set_aside_run(tmp_path)
+        kept = tmp_path / f"before_restart{number}"
+        assert (kept / "checkpoints" / "7").is_dir() and (kept / "config.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "likelihood_test.json",
+        "before_restart",
+        "before_restart_1",
+    }
+    set_aside_run(tmp_path)  # Nothing is there any more.
+    assert not (tmp_path / "before_restart_2").exists()

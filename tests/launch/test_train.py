@@ -172,3 +172,7 @@ def test_a_start_says_what_has_changed_and_which_platform_the_scan_is_chosen_for
     assert "warning: config.model.platform is 'tpu' but JAX runs on 'cpu': scan='auto' is" in out
     assert "changed since the last start: train.num_steps: 1 -> 2" in out
     assert "resuming from the checkpoint of step 1" in out
+    call("train", *train_flags(tmp_path, tiny_config, *flags, "--restart"))
+    assert "starting again from step 0; the run until now is in" in capsys.readouterr().out
+    assert [row[1] for row in losses(tmp_path) if row[0] == "train"] == [1, 2]
+    assert (tmp_path / "before_restart" / "checkpoints" / "2").is_dir()

@@ -233,13 +233,14 @@ def test_damaged_json_is_an_error_that_names_the_file(workdir: pathlib.Path):
         report.write_report(workdir)
 
 
-def test_resumed_run_counts_each_step_once_and_survives_half_a_line(workdir: pathlib.Path):
+def test_steps_count_once_and_damaged_lines_are_left_out(workdir: pathlib.Path, caplog):
     with (workdir / "metrics.jsonl").open("a") as file:
         repeated = {"kind": "train", "step": 40, "bits_per_sample": 2.5, "skipped_steps": 7}
-        file.write(json.dumps(repeated) + '\n{"kind": "train", "st')
+        file.write('{"kind": "train"}\n' + json.dumps(repeated) + '\n{"kind": "train", "st')
     run = run_files.load_run(workdir)
     assert [record["step"] for record in run.training] == list(range(1, 41))
     assert run.training[-1]["bits_per_sample"] == 2.5
+    assert re.search(r"damaged lines \d+ of .*metrics\.jsonl are left out", caplog.text)
 
 
 def test_losses_that_are_not_finite_do_not_break_the_page(workdir: pathlib.Path):

@@ -1,5 +1,7 @@
 import dataclasses
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 
 from poolformer_jax import sharding
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
+from poolformer_jax.training.errors import DamagedCheckpointError, TrainingError
 from poolformer_jax.training.state import init_train_state
 from tests.training.tiny import OBJECTIVE, TRAIN, start_state
 
@@ -104,3 +107,104 @@ def test_interrupted_save_is_ignored(checkpointer, abstract, tmp_path):
     restored, _ = again.restore(abstract)
     np.testing.assert_array_equal(restored.step, state.step)
     again.close()
+
+
+def damage(path, how):
+    """Changes the largest file of an item, or another file."""
+    if path.is_dir():
+        path = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    if how == "flip":
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content if how == "flip" else content[: len(content) // 2])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Checkpoints of steps 1 (the best), 2 and 3; and their states."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpointer = Checkpointer(folder, OBJECTIVE.rank)
+    states = {step: save(checkpointer, step, 2.0 + step) for step in (1, 2, 3)}
+    checkpointer.close()
+    return folder, states
+
+
+@pytest.fixture
+def opened(saved, tmp_path):
+    """Opens a damaged copy of these checkpoints."""
+    opened = []
+
+    def open_copy(*damages, **options):
+        folder = shutil.copytree(saved[0], tmp_path / "checkpoints")
+        for name, how in damages:
+            damage(folder / name, how)
+        opened.append(Checkpointer(folder, OBJECTIVE.rank, **options))
+        return opened[-1]
+
+    yield open_copy
+    for checkpointer in opened:
+        checkpointer.close()
+
+
+@pytest.mark.parametrize(
+    "damages",
+    [
+        [("3/params/d", "flip")],
+        [("3/optimizer/d", "cut")],
+        [("3/progress/metadata", "flip")],
+        [("3/ema_params/_METADATA", "cut"), ("2/progress/metadata", "cut")],
+    ],
+)
+def test_good_checkpoint_takes_the_place_of_damaged_ones(
+    saved, opened, abstract, damages, tmp_path, caplog
+):
+    step = 3 - len(damages)
+    state, progress = opened(*damages).restore(abstract)
+    expected, expected_progress = saved[1][step]
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert progress == expected_progress
+    # Said, and kept.
+    assert f"checkpoints/{step + 1} is damaged" in caplog.text
+    assert f"the checkpoint of step {step} takes its place" in caplog.text
+    kept = sorted(int(path.name) for path in (tmp_path / "damaged_checkpoints").iterdir())
+    assert kept == list(range(step + 1, 4))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"][:step]
+
+
+def test_no_good_checkpoint_is_left(opened, abstract, tmp_path):
+    checkpointer = opened(*((f"{step}/params/d", "flip") for step in (1, 2, 3)))
+    with pytest.raises(DamagedCheckpointError, match=r"no good checkpoint .*\[3, 2, 1\] are dam"):
+        checkpointer.restore(abstract)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 3  # Where they were.
+
+
+def test_readers_pass_over_damage_and_move_nothing(saved, opened, abstract, tmp_path):
+    reader = opened(("1/ema_params/d", "flip"), ("3/progress/metadata", "flip"), read_only=True)
+    for step, found in (("best", 2), ("latest", 2)):
+        params, number = reader.restore_params(abstract.params, step=step, weights="ema")
+        assert number == found
+        jax.tree.map(np.testing.assert_array_equal, params, saved[1][2][0].ema_params)
+    reader.restore_params(abstract.params, step=1, weights="raw")  # Not what is damaged.
+    with pytest.raises(DamagedCheckpointError, match=r"\[1\] are damaged"):
+        reader.restore_params(abstract.params, step=1, weights="ema")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_another_optimizer_is_no_damage(opened, abstract, tmp_path):
+    config = dataclasses.replace(TRAIN, optimizer="sgd")
+    other = jax.eval_shape(functools.partial(init_train_state, OBJECTIVE, config))
+    with pytest.raises(TrainingError, match=r"other arrays of optimizer .*train\.optimizer"):
+        opened().restore(other)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_checkpoint_without_checksums_is_read(saved, opened, abstract, caplog):
+    checkpointer = opened()
+    path = checkpointer._directory / "3" / "progress" / "metadata"
+    checkpointer.close()
+    path.write_text(json.dumps({"examples_seen": 24, "validation_bits": 5.0}))
+    with caplog.at_level("INFO"):
+        state, progress = Checkpointer(path.parents[2], OBJECTIVE.rank).restore(abstract)
+    jax.tree.map(np.testing.assert_array_equal, state, saved[1][3][0])
+    assert progress == Progress(examples_seen=24, validation={"bits_per_sample": 5.0})
+    assert "no checksums" in caplog.text

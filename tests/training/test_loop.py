@@ -1,21 +1,26 @@
+import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 import re
+import shutil
 import signal
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from poolformer_jax import sharding
-from poolformer_jax.training.checkpoint import Checkpointer
+from poolformer_jax.training.checkpoint import Checkpointer, Progress
+from poolformer_jax.training.errors import TrainingDivergedError, TrainingError
 from poolformer_jax.training.loop import train
 from poolformer_jax.training.metrics import MetricWriter, progress_line
 from poolformer_jax.training.state import init_train_state
-from poolformer_jax.training.trainer import Trainer, TrainingDivergedError
+from poolformer_jax.training.trainer import Outcome, Trainer
 from tests.training.tiny import MODEL, OBJECTIVE, TRAIN, make_batch, make_objective
 
 DROPOUT = dataclasses.replace(MODEL, dropout=0.3)
@@ -111,7 +116,7 @@ def test_resumed_run_is_the_uninterrupted_run(whole, tmp_path, stop_at):
         np.testing.assert_array_equal(a, b)  # Bit for bit.
 
 
-def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path):
+def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path, caplog):
     def on_eval(count):
         if count == 2:  # At step 3.
             os.kill(os.getpid(), signal.SIGTERM)
@@ -119,7 +124,8 @@ def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path):
     outcome, _ = run(tmp_path, on_eval=on_eval)
     assert (outcome.step, outcome.finished) == (3, False)
     assert [r["step"] for r in records(tmp_path, "validation")] == [0]
-    run(tmp_path, bits=[1.0, 2.0])
+    run(tmp_path, bits=[1.0, math.nan])
+    assert re.search(r"the last validation \(nan bits.*is worse than the first \(4\.0", caplog.text)
     assert [r["step"] for r in records(tmp_path, "validation")] == [0, 3, 6]
     checkpointer = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     assert checkpointer.best_step == 3  # Saved before it was evaluated, and best all the same.
@@ -157,15 +163,47 @@ def test_finished_run_can_be_extended(tmp_path):
     assert [r["step"] for r in records(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_records_after_the_checkpoint_are_replaced(tmp_path):
+def test_lost_checkpoints_do_not_cut_the_log(whole, tmp_path):
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints")
+    log = (workdir / "metrics.jsonl").read_bytes()
+    with pytest.raises(TrainingError, match=r"a checkpoint of step 6, but .*--restart"):
+        run(workdir)
+    assert (workdir / "metrics.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    ("skipped", "message"), [(6, "all 6 steps were"), (4, "4 of 6 steps were")]
+)
+def test_a_run_that_skipped_most_steps_says_so_at_its_end(skipped, message, caplog):
+    finished = types.SimpleNamespace(
+        config=TRAIN,
+        step=6,
+        outcome=Outcome(6, finished=True),
+        state=types.SimpleNamespace(skipped_steps=np.asarray(skipped)),
+        progress=Progress(),
+        warn=logging.getLogger().warning,
+    )
+    with contextlib.ExitStack() as stack:
+        if skipped == finished.step:
+            stack.enter_context(pytest.raises(TrainingDivergedError, match=message))
+        assert Trainer.conclude(finished).finished
+        assert message in caplog.text
+
+
+def test_records_after_the_checkpoint_are_replaced(tmp_path, caplog):
     writer = MetricWriter(tmp_path, start_step=0, validated=False)
     for step in (1, 2, 3):
         writer.write("train", step, {"bits_per_sample": float(step) if step > 1 else math.nan})
     writer.write("validation", 2, {"bits_per_sample": 2.0})
     writer.close()
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"kind": "train", "ste')  # Killed while writing.
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        # Damaged by something else; and killed while writing.
+        file.write(b'{"kind": "train"}\n{"kind": "\xff", "step": 1}\n[1]\n{"kind": "train", "ste')
+    before = (tmp_path / "metrics.jsonl").read_bytes()
     MetricWriter(tmp_path, start_step=2, validated=False).close()
+    assert (tmp_path / "damaged_metrics.jsonl").read_bytes() == before
+    assert "damaged lines 5, 6, 7: left out of" in caplog.text
     assert records(tmp_path) == [
         {"kind": "train", "step": 1, "bits_per_sample": None},
         {"kind": "train", "step": 2, "bits_per_sample": 2.0},
