@@ -30,7 +30,7 @@ def signals():
         "silence": np.zeros(16_000),
         # Far louder than what rides on them. Rounded to what float32 and 16 bits hold, so that
         # only the front end's own rounding is compared.
-        "tone_on_offset": (0.3 + 1e-5 * np.sin(2 * np.pi * 1_000 * t)).astype(np.float32).astype(float),
+        "tone_on_offset": np.float32(0.3 + 1e-5 * np.sin(2 * np.pi * 1_000 * t)).astype(float),
         "voiced_on_offset": np.round((0.1 + 3e-4 * voiced * np.exp(-4 * t)) * 2**15) / 2**15,
     }
 

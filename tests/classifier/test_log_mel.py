@@ -60,7 +60,7 @@ def assert_same_levels(actual, expected, *, offset=False):
     measured. 80 dB below, where the range ends, it is ten times as much.
 
     No band holds bin 0, so an offset counts for the FFT's rounding but not for the maximum, which
-    is then what the window spreads of it to bin 1: 16 dB less, and the end of the range lies
+    is then what the window spreads of it to bin 1: 17 dB less, and the end of the range lies
     almost 100 dB below the frame's largest amplitude. 7e-3 dB was measured there, the worst of
     2,000 clips whose offsets and amplitudes were drawn at random.
     """
