@@ -4,8 +4,9 @@
     python -m launch.eval_samples --samples=FOLDER_OF_WAVS --classifier=runs/sc09_classifier \\
         --reference=sc09:train
 
-Clips may be any generator's. Writes metrics.json and index.html (extra `report`) to --out. What is
-known of the reference is computed once, and kept in --reference_dir.
+Clips may be any generator's, and the reference may be a folder, too. Writes metrics.json and
+index.html (extra `report`) to --out. What is known of the reference is computed once, and kept in
+--reference_dir.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ _CLASSIFIER = _string(
     "Folder of the classifier, from launch.train_classifier or launch.import_classifier.",
 )
 _REFERENCE = _string(
-    "reference", None, "Data set and split, such as sc09:train; that of the run if not given."
+    "reference",
+    None,
+    "Data set and split, such as sc09:train, or a folder of WAV files; the run's if not given.",
 )
 _DATA_DIR = command_line.define_data_dir(_FLAGS, "Folder of data sets; overrides the run's.")
 _PARTIAL = _bool("partial", False, "Use the subset that --allow_partial prepared.")
@@ -44,9 +47,9 @@ _REFERENCE_DIR = _string(
 )
 _BASELINES = flags.DEFINE_list(
     "baselines",
-    ["test", "train"],
-    "What to score beside: test and train (recordings), round_trip (test clips as the model hears "
-    "them), noise.",
+    None,
+    "What to score beside: test and train (recordings; the default), held_out_train (train clips, "
+    "left out of the reference), round_trip (test clips as the model hears them), noise.",
     flag_values=_FLAGS,
 )
 _RESAMPLE = _bool("resample", False, "Convert WAV files of another rate, or stereo.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 import logging
@@ -16,9 +15,10 @@ import poolformer_jax
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_metrics_page
-from poolformer_jax.experiment.workdir import read_experiment
+from poolformer_jax.experiment.references import choose_reference, open_reference
 
 if TYPE_CHECKING:
+    from poolformer_jax.classifier.files import SavedClassifier
     from poolformer_jax.evals.scores.scoring import Scores
 
 _LOG = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def score_samples(
     partial: bool = False,
     out: Folder | None = None,
     reference_dir: Folder | None = None,
-    baselines: Sequence[str] = ("test", "train"),
+    baselines: Sequence[str] | None = None,
     resample: bool = False,
     batch_size: int = 64,
     bootstrap: int = 50,
@@ -52,12 +52,14 @@ def score_samples(
       samples: Folder of one-second WAV files; <workdir>/samples if None.
       workdir: Run that drew the clips; tells the data set.
       classifier: Folder of the classifier; it has to be given.
-      reference: Data set and split, such as "sc09:train"; the run's train split if None.
+      reference: Data set and split, such as "sc09:train", or a folder of WAV files; the run's train
+        split if None.
       data_dir: Folder of data sets, if it is another than the run's.
       partial: Whether to use the prepared subset of the data set.
       out: Folder of the results; <samples>/metrics if None.
       reference_dir: Where references are kept; in the cache folder if None.
-      baselines: Sets to score beside, see `baseline_sets`.
+      baselines: Sets to score beside, see `baseline_sets`; test and train if None, or none where no
+        data set is named.
       resample: Whether to convert WAV files of another rate, or stereo.
       batch_size: Clips classified side by side.
       bootstrap: Resamples for the intervals; 0 for none.
@@ -73,7 +75,7 @@ def score_samples(
     """
     with user_errors():
         folder, classifier_dir = _find_folders(samples, workdir, classifier)
-        data, split = _choose_reference(workdir, reference, data_dir, partial=partial)
+        chosen = choose_reference(workdir, reference, data_dir, samples=folder, partial=partial)
         if bootstrap == 1:
             raise ValueError("bootstrap 1 must be 0 or at least 2: one resample has no spread")
 
@@ -81,29 +83,27 @@ def score_samples(
     import jax
 
     from poolformer_jax import sharding
-    from poolformer_jax.classifier.files import classifier_hash, load_classifier
     from poolformer_jax.classifier.inference import front_end_hash
     from poolformer_jax.data.builders.folders import cache_dir
-    from poolformer_jax.data.source import describe_dataset, open_splits
-    from poolformer_jax.evals.samples import clip_sets
+    from poolformer_jax.evals.samples.clip_sets import baseline_sets, real_set
     from poolformer_jax.evals.samples.generated import open_generated
     from poolformer_jax.evals.scores import scoring
+    from poolformer_jax.evals.scores.accuracy import cached_accuracy
     from poolformer_jax.evals.scores.classified import classify_clips
     from poolformer_jax.evals.scores.reference import cached_reference, reference_key
-    from poolformer_jax.evals.scores.table import score_row, text_table
     from poolformer_jax.experiment.progress import ScoringBars
 
     with user_errors():
-        sha256, saved = classifier_hash(classifier_dir), load_classifier(classifier_dir)
-        if classifier_hash(classifier_dir) != sha256:  # A training may go on.
-            raise ValueError(f"{classifier_dir} was replaced while it was read; run this again")
+        saved, sha256 = _load_classifier(classifier_dir)
         generated = open_generated(folder, num_classes=len(saved.class_names), resample=resample)
-        facts = describe_dataset(data)
-        scoring.check_classes(saved.class_names, facts.class_names, data.name)
-        splits = open_splits(data)
-        bounds = clip_sets.baseline_sets(
+        opened = open_reference(chosen, class_names=saved.class_names, resample=resample)
+        if baselines is None:
+            baselines = ("test", "train") if opened.splits else ()
+        data = chosen.data or DataConfig()
+        bounds = baseline_sets(
             baselines,
-            splits,
+            opened.splits,
+            reference=chosen.split,
             num_generated=len(generated.paths),
             codec=data.codec,
             normalize=data.normalize,
@@ -114,34 +114,36 @@ def score_samples(
     mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
     bars = ScoringBars()
     classify = bars.show(functools.partial(classify_clips, saved, batch_size=batch_size, mesh=mesh))
-    key = reference_key(
-        classifier=sha256,
-        front_end=front_end_hash(saved.config),
-        manifest=facts.manifest_sha256,
-        split=split,
-        num_cells=num_cells,
+    keep_in = pathlib.Path(reference_dir or cache_dir() / "references")
+    key_of = functools.partial(
+        reference_key, classifier=sha256, front_end=front_end_hash(saved.config)
     )
+    key = key_of(manifest=opened.sha256, split=opened.reading, num_cells=num_cells)
+    classified_sets: dict[str, Any] = {}
+
+    def classify_once(clips: Any) -> Any:
+        """The test clips are a baseline, too."""
+        if clips.name not in classified_sets:
+            classified_sets[clips.name] = classify(clips)
+        return classified_sets[clips.name]
+
     # A clip may be of another rate or damaged; both are found before anything else is classified.
     with user_errors():
         classified = classify(generated.clips)
-        statistics = cached_reference(
-            pathlib.Path(reference_dir or cache_dir() / "references"),
-            clip_sets.real_set(splits[split], split),
-            classify,
-            key=key,
-            num_cells=num_cells,
-        )
+        statistics = cached_reference(keep_in, opened.clips, classify, key=key, num_cells=num_cells)
+        accuracy = None
+        if opened.data_sha256 is not None:
+            accuracy = cached_accuracy(
+                keep_in,
+                real_set(opened.splits["test"], "test"),
+                classify_once,
+                key=key_of(manifest=opened.data_sha256, split="test"),
+                name=f"{data.name}:test",
+            )
     about: dict[str, Any] = {
         "samples": str(folder),
         "drawn_with": generated.settings,
-        "reference": {
-            "data": data.name,
-            "partial": data.partial,
-            "split": split,
-            "num_clips": statistics.gaussian.count,
-            "manifest_sha256": facts.manifest_sha256,
-            "key": key,
-        },
+        "reference": {**opened.about, "key": key},
         "classifier": {
             "folder": str(classifier_dir),
             "sha256": sha256,
@@ -166,27 +168,48 @@ def score_samples(
             seed=seed,
             on_progress=bars.show_resamples,
         ),
+        accuracy=accuracy,
         class_names=saved.class_names,
         about=about,
         baselines=bounds,
-        classify=classify,
+        classify=classify_once,
     ):
         about["clips_per_second"] = bars.clips_per_second
         path = scores.write(out)
-    _LOG.info(text_table([score_row(scored) for scored in scores.sets]))
-    for warning in scores.warnings:
-        _LOG.warning(warning)
-    speed = bars.clips_per_second
-    _LOG.info(
-        "Compared with %s clips of %s:%s%s; written to %s",
-        f"{statistics.gaussian.count:,}",
-        data.name,
-        split,
-        "" if speed is None else f", {speed:,.0f} clips/s",
-        path,
-    )
+    _print(scores, path, bars.clips_per_second)
     offer_metrics_page(out, scores)
     return scores
+
+
+def _load_classifier(folder: Folder) -> tuple[SavedClassifier, str]:
+    """A classifier and its hash."""
+    from poolformer_jax.classifier.files import classifier_hash, load_classifier
+
+    sha256, saved = classifier_hash(folder), load_classifier(folder)
+    if classifier_hash(folder) != sha256:  # A training may go on.
+        raise ValueError(f"{folder} was replaced while it was read; run this again")
+    return saved, sha256
+
+
+def _print(scores: Scores, path: pathlib.Path, clips_per_second: float | None) -> None:
+    from poolformer_jax.evals.scores.accuracy import describe_accuracy
+    from poolformer_jax.evals.scores.table import score_row, text_table
+
+    _LOG.info(text_table([score_row(scored) for scored in scores.sets]))
+    _LOG.info(describe_accuracy(scores.accuracy))
+    for warning in scores.warnings:
+        _LOG.warning(warning)
+    if scores.deviations:
+        _LOG.info("Not as published on SC09: %s", "; ".join(scores.deviations))
+    else:
+        _LOG.info("Made as the published scores on SC09")
+    _LOG.info(
+        "Compared with %s clips of %s%s; written to %s",
+        f"{scores.reference.gaussian.count:,}",
+        scores.about["reference"]["name"],
+        "" if clips_per_second is None else f", {clips_per_second:,.0f} clips/s",
+        path,
+    )
 
 
 def _find_folders(
@@ -211,25 +234,3 @@ def _find_folders(
             "of an earlier draw as --samples"
         )
     return folder, classifier
-
-
-def _choose_reference(
-    workdir: Folder | None, reference: str | None, data_dir: str | None, *, partial: bool
-) -> tuple[DataConfig, str]:
-    """The data set and the split to compare with; a run's own train split if none is named."""
-    data = DataConfig()
-    if workdir is not None:
-        data = read_experiment(pathlib.Path(workdir)).data
-    elif reference is None:
-        raise ValueError("reference is missing: name a data set and a split, such as sc09:train")
-    name, _, split = (reference or f"{data.name}:train").partition(":")
-    if split not in ("train", "validation", "test"):
-        raise ValueError(
-            f"--reference={reference} is not a data set and a split, such as {name}:train"
-        )
-    return dataclasses.replace(
-        data,
-        name=name,
-        partial=partial or (name == data.name and data.partial),
-        data_dir=data_dir or data.data_dir,
-    ), split

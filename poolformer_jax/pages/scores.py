@@ -11,7 +11,14 @@ from jaxtyping import Float
 from poolformer_jax.audio.codec import to_pcm
 from poolformer_jax.classifier.log_mel import CLIP_LENGTH, SAMPLE_RATE
 from poolformer_jax.evals.samples.wav_folder import read_clips
+from poolformer_jax.evals.scores.accuracy import describe_accuracy
 from poolformer_jax.evals.scores.metrics import SampleMetrics
+from poolformer_jax.evals.scores.published import (
+    FILTERED_NUM_CLIPS,
+    PUBLISHED_HEADER,
+    PUBLISHED_SC09,
+    PUBLISHED_SOURCES,
+)
 from poolformer_jax.evals.scores.scoring import Scores
 from poolformer_jax.evals.scores.table import COLUMNS, HEADER, format_score, score_row
 from poolformer_jax.files import write_whole
@@ -23,28 +30,6 @@ from poolformer_jax.sampling.folder import PAGE_FILE
 CLIPS_PER_GROUP = 4
 """Players in each of the three groups: each takes about 0.2 MB."""
 
-PUBLISHED_HEADER = ("", "parameters", "bits ↓", "FID ↓", "IS-S4 ↑", "mIS ↑", "AM ↓")
-PUBLISHED_SC09 = (
-    ("real, train", "–", "–", "0.00", "8.56", "292.5", "0.16"),
-    ("real, test", "–", "–", "0.02", "8.33", "257.6", "0.19"),
-    ("Poolformer", "7.3M", "1.854", "0.46", "6.46", "–", "–"),
-    ("Mamba", "24.3M", "1.860", "0.67", "7.33", "144.9", "0.36"),
-    ("Mamba", "6.1M", "1.852", "0.94", "6.26", "88.54", "0.52"),
-    ("DiffWave + SaShiMi", "23.0M", "–", "1.42", "5.94", "69.17", "0.59"),
-    ("SaShiMi", "5.8M", "1.873", "1.99", "5.13", "42.57", "0.74"),
-    ("WaveNet", "4.2M", "1.925", "5.08", "2.27", "5.80", "1.47"),
-    ("SampleRNN", "35.0M", "2.042", "8.96", "1.71", "3.02", "1.76"),
-)
-"""By FID. Poolformer: Gallo Fernandez 2025, arXiv:2510.02206, the baseline; the others as in Gu &
-Dao 2023, arXiv:2312.00752, table 4."""
-PUBLISHED_NUM_CLIPS = 10_240
-"""Generated clips, before any are filtered."""
-_PUBLISHED_SOURCES = (
-    "Poolformer: arXiv:2510.02206; all others: arXiv:2312.00752, table 4. All are of SC09, "
-    "with the classifier published with SaShiMi (arXiv:2202.09729) and its training clips as the "
-    "reference; their IS is IS-S4, and SaShiMi's scores are of clips filtered by likelihood."
-)
-
 
 def write_metrics_page(folder: pathlib.Path, scores: Scores) -> pathlib.Path:
     """Writes `index.html` into a folder, and returns its path."""
@@ -52,28 +37,16 @@ def write_metrics_page(folder: pathlib.Path, scores: Scores) -> pathlib.Path:
         page.tiles(_headline(scores)),
         *map(page.warning, scores.warnings),
         page.section("Scores", _scores(scores)),
-        page.section("Published on SC09", _published(is_published_protocol(scores))),
+        page.section("Published on SC09", _published(scores)),
         page.section("Are all classes generated?", _classes(scores)),
         page.section("Predicted and true classes", _confusions(scores)),
         page.section("Listen", _clips(scores)),
         page.section("Made with", page.table(page.facts(scores.about))),
     ]
     path = folder / PAGE_FILE
-    reference = scores.about["reference"]
-    title = f"Generated clips against {reference['data']}:{reference['split']}"
+    title = f"Generated clips against {scores.about['reference']['name']}"
     write_whole(path, page.document(title, sections))
     return path
-
-
-def is_published_protocol(scores: Scores) -> bool:
-    """Whether the scores may stand beside the published ones of SC09."""
-    reference, classifier = scores.about["reference"], scores.about["classifier"]
-    return (
-        (reference["data"], reference["partial"], reference["split"]) == ("sc09", False, "train")
-        and (classifier["kind"], classifier["mel_padding"]) == ("resnext29_8x64d", "reflect")
-        and "imported_from" in classifier["source"]
-        and scores.sets[0].metrics.num_clips == PUBLISHED_NUM_CLIPS
-    )
 
 
 def choose_clips(goodness: Float[np.ndarray, " b"]) -> tuple[list[int], list[int], list[int]]:
@@ -94,6 +67,8 @@ def _headline(scores: Scores) -> list[tuple[str, str]]:
     counts = generated.clips.counts()
     tiles.append((f"{np.count_nonzero(counts)} of {len(counts)}", "classes are predicted"))
     tiles.append((f"{len(generated.clips.names):,}", "generated clips"))
+    if scores.accuracy is not None:
+        tiles.append((f"{scores.accuracy.value:.1%}", "accuracy of the classifier on real clips"))
     return tiles
 
 
@@ -112,23 +87,30 @@ def _scores(scores: Scores) -> str:
     )
     rows = [score_row(scored) for scored in scores.sets]
     return page.table(rows, header=HEADER, numeric=True) + page.caption(
-        f"Arrows show which way is better. {spread} FID and NDB depend on the number of clips. IS "
-        "is the standard inception score; IS-S4 is what the S4 code computes under that name. AM "
-        "is in nats. NDB is the share of the cells of feature space that are filled differently "
-        "from the reference."
+        f"{describe_accuracy(scores.accuracy)} Arrows show which way is better. {spread} FID and "
+        "NDB depend on the number of clips. IS is the standard inception score; IS-S4 is what the "
+        "S4 code computes under that name. AM is in nats. NDB is the share of the cells of feature "
+        "space that are filled differently from the reference."
     )
 
 
-def _published(comparable: bool) -> str:
+def _published(scores: Scores) -> str:
     table = page.table(PUBLISHED_SC09, header=PUBLISHED_HEADER, numeric=True)
-    if comparable:
-        return table + page.caption(
-            f"Of {PUBLISHED_NUM_CLIPS:,} generated clips, as many as above. {_PUBLISHED_SOURCES}"
+    deviations = scores.deviations
+    if deviations:
+        return page.muted(table) + page.caption(
+            f"For orientation only: the scores above cannot be compared with these, because "
+            f"{'; '.join(deviations)}. {PUBLISHED_SOURCES}"
         )
-    return page.muted(table) + page.caption(
-        "For orientation only: the scores above cannot be compared with these, because they are of "
-        "another data set, another classifier or other spectrograms, or not of "
-        f"{PUBLISHED_NUM_CLIPS:,} generated clips. {_PUBLISHED_SOURCES}"
+    count = scores.sets[0].metrics.num_clips
+    alike = (
+        "the filtered row compares with those filtered by likelihood"
+        if count == FILTERED_NUM_CLIPS
+        else "they compare with those of as many clips"
+    )
+    return table + page.caption(
+        f"The scores above were made as these were, of {count:,} generated clips: {alike}. "
+        f"{PUBLISHED_SOURCES}"
     )
 
 

@@ -28,6 +28,10 @@ def signals():
         "impulses": impulse,
         "noise_at_the_floor": 2e-6 * noise[:16_000],
         "silence": np.zeros(16_000),
+        # Far louder than what rides on them. Rounded to what float32 and 16 bits hold, so that
+        # only the front end's own rounding is compared.
+        "tone_on_offset": np.float32(0.3 + 1e-5 * np.sin(2 * np.pi * 1_000 * t)).astype(float),
+        "voiced_on_offset": np.round((0.1 + 3e-4 * voiced * np.exp(-4 * t)) * 2**15) / 2**15,
     }
 
 

@@ -52,17 +52,22 @@ def numpy_log_mel(clip, padding):
     return np.maximum(level - level.max(), -80.0)
 
 
-def assert_same_levels(actual, expected):
-    """Compares two spectrograms in dB.
+def assert_same_levels(actual, expected, *, offset=False):
+    """Compares two spectrograms in dB, of clips with or without a constant offset.
 
     A float32 FFT is exact to about 1e-7 of a frame's largest amplitude. 60 dB below it that is
     1e-4 of a bin's amplitude, or 1e-3 dB, less what the sum over a band averages out: 2e-5 dB was
     measured. 80 dB below, where the range ends, it is ten times as much.
+
+    No band holds bin 0, so an offset counts for the FFT's rounding but not for the maximum, which
+    is then what the window spreads of it to bin 1: 17 dB less, and the end of the range lies
+    almost 100 dB below the frame's largest amplitude. 7e-3 dB was measured there, the worst of
+    2,000 clips whose offsets and amplitudes were drawn at random.
     """
     assert np.isfinite(actual).all()
     error = abs(actual - expected)
-    assert error[expected > -60.0].max() < 1e-4
-    assert error.max() < 1e-3
+    assert error[expected > -60.0].max() < (1e-3 if offset else 1e-4)
+    assert error.max() < (1e-2 if offset else 1e-3)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -71,7 +76,7 @@ def test_equals_librosa(name, padding):
     with np.load(PATH) as stored:
         expected = stored[f"{name}/{padding}"]
     actual = compiled_log_mel(batch_of_one(signals()[name]), padding=padding)
-    assert_same_levels(np.asarray(actual[0]), expected)
+    assert_same_levels(np.asarray(actual[0]), expected, offset=name.endswith("_on_offset"))
 
 
 @pytest.mark.parametrize("padding", PADDINGS)

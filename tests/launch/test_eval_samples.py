@@ -54,7 +54,8 @@ def scores_of(result):
 @pytest.fixture(scope="module")
 def scored(workdir, known):
     """What the binary printed, and its JSON file."""
-    flags = [f"--workdir={workdir}", "--bootstrap=2", "--baselines=test,train"]
+    flags = [f"--workdir={workdir}", "--bootstrap=2"]
+    flags += ["--baselines=test,train,held_out_train"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         scores = call("eval_samples", *known, *flags)
     result = json.loads((workdir / "samples" / "metrics" / "metrics.json").read_text())
@@ -65,9 +66,10 @@ def scored(workdir, known):
 def test_run_is_scored_beside_real_clips(scored, workdir):
     out, result = scored
     metrics = scores_of(result)
-    assert list(metrics) == ["samples", "samples_filtered", "real_test", "real_train"]
-    assert [scores["num_clips"] for scores in metrics.values()] == [8, 2, 20, 8]
-    assert {scores["num_reference"] for scores in metrics.values()} == {80}
+    real = ["real_test", "real_train", "real_train_held_out"]
+    assert list(metrics) == ["samples", "samples_filtered", *real]
+    assert [scores["num_clips"] for scores in metrics.values()] == [8, 2, 20, 8, 8]
+    assert [scores["num_reference"] for scores in metrics.values()] == [80, 80, 80, 80, 72]
     assert result["reference"]["data"] == "digits_tiny" and result["drawn_with"] == {"seed": 0}
     # Tones are no words, and train clips are a part of the reference.
     assert metrics["real_train"]["fid"]["value"] < metrics["samples"]["fid"]["value"]
@@ -76,7 +78,15 @@ def test_run_is_scored_beside_real_clips(scored, workdir):
     assert "warning: FID is biased: generated has 8 clips, fewer than 2,048" in out
     assert "warning: FID is biased: generated, filtered 0.40–0.95 has 2 clips" in out
     assert "warning: the sets differ in number of clips (generated: 8; " in out
+    assert "real, train (in the reference): these clips are compared with themselves" in out
     assert "80 clips of digits_tiny:train" in out
+    # Random weights.
+    accuracy = result["classifier_accuracy"]
+    assert accuracy["num_clips"] == 20 and accuracy["value"] < 0.5
+    assert f"The classifier is right on {accuracy['value']:.1%} of 20 real clips (digits_t" in out
+    assert "warning: the classifier is right on only" in out
+    assert "Not as published on SC09: the reference is digits_tiny:train, not sc09:train; " in out
+    assert result["as_published"] is False and "; ".join(result["not_as_published"]) in out
     page = workdir / "samples" / "metrics" / "index.html"
     assert f"Look and listen: {page}" in out and page.read_text().count("<audio") == 6
 
@@ -92,13 +102,40 @@ def test_plain_folder_gives_the_same_scores(
     flags = [f"--samples={tmp_path}", TINY, f"--data_dir={tiny_config.data_dir}"]
     flags += ["--bootstrap=0", "--baselines=round_trip,noise", f"--out={tmp_path / 'out'}"]
     call("eval_samples", *known, *flags)
-    assert kept.stat().st_mtime_ns == before and len(list(references.iterdir())) == 1
+    assert kept.stat().st_mtime_ns == before and len(list(references.glob("*.npz"))) == 1
     again = scores_of(json.loads((tmp_path / "out" / "metrics.json").read_text()))
     assert list(again) == ["samples", "round_trip", "noise"]
     expected = scores_of(scored[1])["samples"]
     for name, score in again["samples"].items():
         if isinstance(score, dict):
             assert score["value"] == expected[name]["value"], name
+
+
+@pytest.mark.slow
+def test_folder_is_a_reference_that_is_kept(workdir, known, tmp_path, capsys):
+    real, kept = tmp_path / "real", tmp_path / "kept"
+    real.mkdir()
+    for clip in range(12):
+        write_wav(real / f"{clip}.wav", tone(clip % 10, seed=clip), 16_000)
+    flags = [f"--samples={workdir / 'samples'}", f"--reference={real}", f"--out={tmp_path / 'out'}"]
+    flags += ["--bootstrap=0", "--num_cells=4", f"--reference_dir={kept}"]
+
+    def score(*more):
+        scores = call("eval_samples", *known, *flags, *more)
+        return scores, capsys.readouterr()
+
+    scores, (out, err) = score()
+    assert [scored.name for scored in scores.sets] == ["samples", "samples_filtered"]
+    assert "reference: 100%" in err and f"Compared with 12 clips of {real}" in out
+    assert "warning: the classifier's accuracy on real clips is unknown" in out
+    assert "warning: 12 of 12 reference clips are shorter than a second" in out
+    again, (out, err) = score("--baselines=noise")
+    assert "reference: 100%" not in err and "12 of 12 reference clips are shorter" in out
+    assert again.sets[0].metrics == scores.sets[0].metrics
+    write_wav(real / "0.wav", tone(3), 16_000)
+    changed, (_, err) = score()
+    assert "reference: 100%" in err and len(list(kept.iterdir())) == 2
+    assert changed.sets[0].metrics.fid.value != scores.sets[0].metrics.fid.value
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +159,23 @@ def mistakes(tmp_path_factory):
         ([SC09], r"give --samples=FOLDER_OF_WAVS, or the --workdir"),
         (["--workdir={root}"], r"samples does not exist; draw clips with: .*launch.sample --work"),
         (["--samples={root}/good", "--reference=sc09"], r"sc09 is not a data set and a split"),
+        (["--samples={root}/good", "--reference=:train"], r"unknown data set name ''"),
+        (["--samples={root}/good", "--reference={root}/x"], r"x is not a data set .* no folder of"),
+        (["--samples={root}/good", "--reference={root}/slow/../good"], r"folder of the generated"),
+        (["--samples={root}/good", "--reference={root}/empty"], r"empty holds no WAV file"),
+        (
+            ["--samples={root}/good", "--reference={root}/slow", "--num_cells=2"],
+            r"slow/a.wav has 1 channel at 8000 Hz, .*pass --resample",
+        ),
+        (["--samples={root}/good", "--reference={root}/slow"], r"too few for 50 cells"),
+        (
+            ["--samples={root}/good", "--reference={root}/slow", "--baselines=test"],
+            r"'test' is of a data set, and the reference is none; leave it out of --baselines",
+        ),
+        (
+            ["--samples={root}/good", "--reference=digits_tiny:test", "--baselines=held_out_train"],
+            r"leaves clips out of a reference of train clips, which this one is not",
+        ),
         (["--samples={root}/good", "--reference=mnist:train"], r"unknown data set name 'mnist'"),
         (["--samples={root}/good", SC09], r"'sc09' is not ready .*launch.prepare_data"),
         (["--samples={root}/good", TINY, "--bootstrap=1"], r"one resample has no spread"),

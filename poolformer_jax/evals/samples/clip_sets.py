@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, Int16
 
 from poolformer_jax.audio.codec import CodecName, decode, encode, silence_code
-from poolformer_jax.classifier.log_mel import CLIP_LENGTH
+from poolformer_jax.classifier.log_mel import CLIP_LENGTH, SAMPLE_RATE
 from poolformer_jax.data.source import Source, as_text
-from poolformer_jax.evals.samples.wav_folder import ClipBatch, FolderReport
+from poolformer_jax.evals.samples.wav_folder import ClipBatch, FolderReport, read_clips
 
 Listen = Callable[[Int16[np.ndarray, " t"]], Int16[np.ndarray, " s"]]
 """What becomes of a recording before it is scored."""
+
+Relation = Literal["apart", "part", "left_out"]
+"""Of clips to the reference: others, a part of it, or a part that is left out of it meanwhile."""
 
 _NOISE_LEVEL = 0.1  # Standard deviation; the front end makes all clips equally loud.
 
@@ -28,12 +33,41 @@ class ClipSet:
       title: For people.
       num_clips: How many there are.
       read: Yields batches of them in order, all but the last of the batch size that it is given.
+      relation: To the reference.
     """
 
     name: str
     title: str
     num_clips: int
     read: Callable[[int], Iterator[ClipBatch]]
+    relation: Relation = "apart"
+
+
+def wav_set(
+    paths: Sequence[pathlib.Path],
+    *,
+    name: str,
+    title: str,
+    resample: bool = False,
+    labels: Int[np.ndarray, " b"] | None = None,
+) -> ClipSet:
+    """WAV files by any generator, or recordings; see `read_clips`."""
+
+    def read(batch_size: int) -> Iterator[ClipBatch]:
+        start = 0
+        for batch in read_clips(
+            paths,
+            num_samples=CLIP_LENGTH,
+            sample_rate=SAMPLE_RATE,
+            resample=resample,
+            batch_size=batch_size,
+        ):
+            end = start + len(batch.names)
+            part = None if labels is None else labels[start:end]
+            yield dataclasses.replace(batch, labels=part)
+            start = end
+
+    return ClipSet(name=name, title=title, num_clips=len(paths), read=read)
 
 
 def real_set(source: Source, split: str, *, limit: int | None = None, seed: int = 0) -> ClipSet:
@@ -67,6 +101,7 @@ def baseline_sets(
     names: Iterable[str],
     splits: Mapping[str, Source],
     *,
+    reference: str | None,
     num_generated: int,
     codec: CodecName,
     normalize: bool,
@@ -75,20 +110,38 @@ def baseline_sets(
     """Makes the sets that generated clips are compared with.
 
     Args:
-      names: `test`, `train`, `round_trip` or `noise`; once each.
-      splits: Of the data set.
-      num_generated: Clips that were generated. As many are drawn from the training clips: they
-        score about what a perfect generator would score with that number.
+      names: `test`, `train`, `held_out_train`, `round_trip` or `noise`; once each.
+      splits: Of the data set; empty if there is none.
+      reference: The split that is the reference; None if none of them is.
+      num_generated: Clips that were generated. As many are drawn from the training clips, for
+        `held_out_train` at most half of these. A part of the reference scores better than a
+        perfect generator would; left out of it, the same clips score as fresh ones do.
       codec: For `round_trip`.
       normalize: The same.
       seed: Of the training clips and the noise.
 
     Raises:
-      ValueError: If a name is unknown.
+      ValueError: If a name is unknown, or needs a split or reference that is not there.
     """
+
+    def real(split: str, limit: int | None = None) -> ClipSet:
+        clips = real_set(splits[split], split, limit=limit, seed=seed)
+        if split != reference:
+            return clips
+        title = f"{clips.title} (in the reference)"
+        return dataclasses.replace(clips, title=title, relation="part")
+
+    def held_out() -> ClipSet:
+        clips = real("train", limit=min(num_generated, len(splits["train"]) // 2))
+        title = "real, train (left out of the reference)"
+        return dataclasses.replace(
+            clips, name="real_train_held_out", title=title, relation="left_out"
+        )
+
     known = {
-        "test": lambda: real_set(splits["test"], "test"),
-        "train": lambda: real_set(splits["train"], "train", limit=num_generated, seed=seed),
+        "test": lambda: real("test"),
+        "train": lambda: real("train", limit=num_generated),
+        "held_out_train": held_out,
         "round_trip": lambda: round_trip_set(
             splits["test"], "test", codec=codec, normalize=normalize
         ),
@@ -97,6 +150,16 @@ def baseline_sets(
     for name in names:
         if name not in known:
             raise ValueError(f"unknown baseline {name!r}; known: {', '.join(known)}")
+        if not splits and name != "noise":
+            raise ValueError(
+                f"the baseline {name!r} is of a data set, and the reference is none; leave it out "
+                "of --baselines, or give the --workdir of a run on that data set"
+            )
+        if name == "held_out_train" and reference != "train":
+            raise ValueError(
+                "the baseline 'held_out_train' leaves clips out of a reference of train clips, "
+                "which this one is not; use train"
+            )
     return [known[name]() for name in dict.fromkeys(names)]
 
 

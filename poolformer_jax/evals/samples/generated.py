@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from poolformer_jax.classifier.log_mel import CLIP_LENGTH, SAMPLE_RATE
-from poolformer_jax.evals.samples.clip_sets import ClipSet
-from poolformer_jax.evals.samples.wav_folder import ClipBatch, list_wavs, read_clips
+from poolformer_jax.evals.samples.clip_sets import ClipSet, wav_set
+from poolformer_jax.evals.samples.wav_folder import list_wavs
 from poolformer_jax.sampling.folder import (
     SETTINGS_FILE,
     TABLE_FILE,
@@ -64,23 +63,13 @@ def open_generated(
         raise ValueError(f"{folder} holds {len(paths)} clip; scores need at least 2")
     rows = _match_rows(folder, paths)
     labels = _labels_of(rows or (), num_classes)
-
-    def read(batch_size: int) -> Iterator[ClipBatch]:
-        start = 0
-        for batch in read_clips(
-            paths,
-            num_samples=CLIP_LENGTH,
-            sample_rate=SAMPLE_RATE,
-            resample=resample,
-            batch_size=batch_size,
-        ):
-            end = start + len(batch.names)
-            part = None if labels is None else labels[start:end]
-            yield dataclasses.replace(batch, labels=part)
-            start = end
-
-    clips = ClipSet(name="samples", title="generated", num_clips=len(paths), read=read)
+    clips = wav_set(paths, name="samples", title="generated", resample=resample, labels=labels)
     return GeneratedClips(folder=folder, paths=paths, settings=settings, rows=rows, clips=clips)
+
+
+def list_references(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
+    """The WAV files of a folder to compare with; errors are those of `list_wavs`."""
+    return list_wavs(folder, skip_real=_read_settings(folder) is not None)
 
 
 def _read_settings(folder: pathlib.Path) -> Mapping[str, Any] | None:
@@ -88,7 +77,10 @@ def _read_settings(folder: pathlib.Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it is not an object")
+        return settings
     except ValueError as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}); draw the clips again, or put them into a folder "

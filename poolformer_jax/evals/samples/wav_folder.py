@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
 import os
 import pathlib
@@ -41,6 +43,13 @@ class FolderReport:
     def __add__(self, other: FolderReport) -> FolderReport:
         fields = (field.name for field in dataclasses.fields(self))
         return FolderReport(**{name: getattr(self, name) + getattr(other, name) for name in fields})
+
+    @classmethod
+    def of_json(cls, text: str) -> FolderReport:
+        """From what `json.dumps` makes of `dataclasses.asdict`."""
+        values = json.loads(text)
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**values | lists)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +96,16 @@ def list_wavs(
         kind = f"WAV file that doesn't start with {REAL_PREFIX}" if skip_real else "WAV file"
         raise ValueError(f"{folder} holds no {kind}; clips must lie directly in it")
     return tuple(sorted(paths, key=_natural_order))
+
+
+def hash_files(paths: Sequence[pathlib.Path]) -> str:
+    """SHA-256 of the names and the contents of files, in their order."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{content} {path.name}\n".encode())
+    return total.hexdigest()
 
 
 def read_clips(

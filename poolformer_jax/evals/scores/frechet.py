@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
-    """Mean and scatter of features; `a + b` is that of both sets together.
+    """Mean and scatter of features; `a + b` is that of both sets, `a - b` takes b out of a.
 
     Attributes:
       mean: Average feature.
@@ -51,6 +51,16 @@ class Gaussian:
         mean = self.mean + shift * (other.count / count)
         between = np.outer(shift, shift) * (self.count * other.count / count)
         return Gaussian(mean, self.scatter + other.scatter + between, count)
+
+    def __sub__(self, other: Gaussian) -> Gaussian:
+        count = self.count - other.count
+        if count < 1:
+            raise ValueError(f"{other.count} of {self.count} clips leave none; take fewer out")
+        # What `+` added, solved for the part that is left.
+        mean = self.mean + (self.mean - other.mean) * (other.count / count)
+        shift = other.mean - mean
+        between = np.outer(shift, shift) * (count * other.count / self.count)
+        return Gaussian(mean, self.scatter - other.scatter - between, count)
 
     @property
     def covariance(self) -> Float64[np.ndarray, "d d"]:

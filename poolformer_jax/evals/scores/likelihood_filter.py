@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 LOW, HIGH = 0.40, 0.95
-"""Quantiles of the likelihood: the thresholds found for SaShiMi."""
+"""Quantiles of the likelihood: what the published search returns, whatever the model."""
 
 
 def likelihood_quantile_filter(
@@ -21,8 +21,9 @@ def likelihood_quantile_filter(
     That code reads clips in ascending order of likelihood and draws half of them without
     replacement, on which it chooses the two thresholds by the inception score. Scores are of the
     other half: those from rank int(low * m) up to and without rank int(high * m) of its m clips.
-    Of 10,240 clips the half is 5,120, and ranks 2,048 to 4,863 are 2,816 clips. The thresholds
-    are fixed here, so nothing is chosen on the first half.
+    Of 10,240 clips the half is 5,120, and ranks 2,048 to 4,863 are 2,816 clips. The search never
+    updates the best score that it compares with, which stays 0, so that the last pair it tries
+    wins: (0.40, 0.95) for every model. These are fixed here, and the first half is not used.
 
     Args:
       log_likelihoods: Of whole clips under the model that drew them (any unit). For a folder that

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from poolformer_jax.evals.samples.clip_sets import ClipSet
+from poolformer_jax.evals.samples.wav_folder import FolderReport
 from poolformer_jax.evals.scores.classified import ClassifiedClips
 from poolformer_jax.evals.scores.frechet import Gaussian
 from poolformer_jax.evals.scores.inception import mean_probs
-from poolformer_jax.evals.scores.ndb import Cells, fit_cells
+from poolformer_jax.evals.scores.ndb import Cells, assign_cells, fit_cells
 from poolformer_jax.files import write_whole
 
 Classify = Callable[[ClipSet], ClassifiedClips]
@@ -35,12 +36,14 @@ class ReferenceStatistics:
       gaussian: Of the features, for the Fréchet distance.
       probs: Mean class probabilities, for the AM score.
       cells: Of feature space, for NDB.
+      report: What was odd about the clips.
     """
 
     key: str
     gaussian: Gaussian
     probs: Float64[np.ndarray, " classes"]
     cells: Cells
+    report: FolderReport = FolderReport()
 
     @classmethod
     def of(
@@ -51,6 +54,7 @@ class ReferenceStatistics:
         key: str,
         num_cells: int = 50,
         seed: int = 0,
+        report: FolderReport | None = None,
     ) -> ReferenceStatistics:
         """Computes the statistics, in float64.
 
@@ -60,6 +64,7 @@ class ReferenceStatistics:
           key: `reference_key` of what these were computed from.
           num_cells: Cells of feature space.
           seed: Of the cells.
+          report: What was odd about the clips.
 
         Raises:
           ValueError: If a feature isn't finite, a row of log_probs is no distribution, or there are
@@ -67,7 +72,34 @@ class ReferenceStatistics:
         """
         gaussian = Gaussian.of(features)
         cells = fit_cells(features, num_cells=num_cells, seed=seed)
-        return cls(key, gaussian, mean_probs(log_probs), cells)
+        return cls(key, gaussian, mean_probs(log_probs), cells, report or FolderReport())
+
+    def without(
+        self, features: Float[np.ndarray, "b d"], log_probs: Float[np.ndarray, "b classes"]
+    ) -> ReferenceStatistics:
+        """What is left when some of the clips are taken out, so that they can be scored against it.
+
+        The cells keep their centroids. These were fitted to both parts alike, so they favour
+        neither: of two random parts the test of a cell still errs as often as it should.
+
+        Raises:
+          ValueError: If no clip is left, or as `of`.
+        """
+        gaussian = self.gaussian - Gaussian.of(features)
+        sums = self.gaussian.count * self.probs - len(log_probs) * mean_probs(log_probs)
+        taken = np.bincount(
+            assign_cells(features, self.cells.centroids), minlength=len(self.cells.counts)
+        )
+        # A clip between two cells may fall to the other one when it is classified again, in another
+        # batch. A class may be so rare that rounding leaves less than nothing.
+        counts = np.maximum(self.cells.counts - taken, 0)
+        probs = np.maximum(sums, 0.0)
+        return dataclasses.replace(
+            self,
+            gaussian=gaussian,
+            probs=probs / probs.sum(),
+            cells=Cells(self.cells.centroids, counts),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an npz file, in one go: a reader never sees half of it."""
@@ -81,6 +113,7 @@ class ReferenceStatistics:
             probs=self.probs,
             centroids=self.cells.centroids,
             cell_counts=self.cells.counts,
+            report=json.dumps(dataclasses.asdict(self.report)),
         )
         write_whole(path, content.getvalue())
 
@@ -100,11 +133,13 @@ class ReferenceStatistics:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             found = str(arrays["key"])
+            report = str(arrays.get("report", "{}"))  # Older files have none.
             reference = cls(
                 found,
                 Gaussian(arrays["mean"], arrays["scatter"], int(arrays["count"])),
                 arrays["probs"],
                 Cells(arrays["centroids"], arrays["cell_counts"]),
+                FolderReport.of_json(report),
             )
         except FileNotFoundError:
             raise
@@ -135,13 +170,22 @@ def cached_reference(
     Raises:
       ValueError: If the file is damaged, or there are fewer distinct clips than cells.
     """
+    if clips.num_clips < num_cells:
+        raise ValueError(
+            f"{clips.num_clips} reference clips are too few for {num_cells} cells; pass more "
+            "clips, or a smaller --num_cells"
+        )
     path = folder / f"{key}.npz"
     try:
         return ReferenceStatistics.load(path, key=key)
     except FileNotFoundError:
         classified = classify(clips)
     reference = ReferenceStatistics.of(
-        classified.features, classified.log_probs, key=key, num_cells=num_cells
+        classified.features,
+        classified.log_probs,
+        key=key,
+        num_cells=num_cells,
+        report=classified.report,
     )
     reference.save(path)
     return reference
@@ -155,8 +199,8 @@ def reference_key(
     Args:
       classifier: Hash of the classifier's weights.
       front_end: Hash of the front end's settings.
-      manifest: Hash of the data set's manifest.
-      split: Of the data set.
+      manifest: Hash of the data set's manifest, or of a folder's files.
+      split: Of the data set, or how the files of a folder are read.
       num_cells: Cells of feature space.
 
     Raises:

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from poolformer_jax.evals.samples.clip_sets import ClipSet
+from poolformer_jax.evals.samples.clip_sets import ClipSet, Relation
 from poolformer_jax.evals.samples.generated import GeneratedClips
 from poolformer_jax.evals.samples.wav_folder import FolderReport
+from poolformer_jax.evals.scores.accuracy import Accuracy, find_accuracy_warnings
 from poolformer_jax.evals.scores.classified import ClassifiedClips
 from poolformer_jax.evals.scores.likelihood_filter import HIGH, LOW, likelihood_quantile_filter
 from poolformer_jax.evals.scores.metrics import MIN_FRECHET_CLIPS, SampleMetrics, sample_metrics
+from poolformer_jax.evals.scores.published import find_deviations
 from poolformer_jax.evals.scores.reference import Classify, ReferenceStatistics
 from poolformer_jax.files import write_json
 
@@ -40,12 +42,14 @@ class ScoredSet:
       title: For people.
       metrics: The scores.
       clips: The classifier's features and probabilities of each clip.
+      relation: To the reference.
     """
 
     name: str
     title: str
     metrics: SampleMetrics
     clips: ClassifiedClips
+    relation: Relation = "apart"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,17 +68,22 @@ class Scorer:
     seed: int = 0
     on_progress: Callable[[str, int, int], None] = lambda title, done, total: None
 
-    def score(self, name: str, title: str, clips: ClassifiedClips) -> ScoredSet:
+    def score(
+        self, name: str, title: str, clips: ClassifiedClips, *, relation: Relation = "apart"
+    ) -> ScoredSet:
         """Computes all scores of classified clips; errors are those of `sample_metrics`."""
+        reference = self.reference
+        if relation == "left_out":
+            reference = reference.without(clips.features, clips.log_probs)
         metrics = sample_metrics(
-            self.reference,
+            reference,
             clips.features,
             clips.log_probs,
             resamples=self.resamples,
             seed=self.seed,
             on_progress=functools.partial(self.on_progress, title),
         )
-        return ScoredSet(name=name, title=title, metrics=metrics, clips=clips)
+        return ScoredSet(name=name, title=title, metrics=metrics, clips=clips, relation=relation)
 
     def score_filtered(
         self, scored: ScoredSet, log_likelihoods: Float[np.ndarray, " b"]
@@ -103,8 +112,10 @@ class Scores:
     Attributes:
       samples: The generated clips.
       sets: All scored sets; the first is of all generated clips.
-      faults: What a reader has to know about the generated clips.
+      faults: What a reader has to know about the generated clips, and those of a folder that they
+        are compared with.
       reference: What the clips were compared with.
+      accuracy: Of the classifier on real clips; None if it is unknown.
       class_names: Names of the classes.
       about: How the scores were made: what else `metrics.json` shall say.
     """
@@ -113,19 +124,42 @@ class Scores:
     sets: Sequence[ScoredSet]
     faults: Sequence[str]
     reference: ReferenceStatistics
+    accuracy: Accuracy | None
     class_names: Sequence[str]
     about: Mapping[str, Any]
 
     @property
     def warnings(self) -> list[str]:
         """What a reader must not overlook."""
-        return [*find_count_warnings(self.sets), *self.faults]
+        return [
+            *find_accuracy_warnings(self.accuracy),
+            *find_count_warnings(self.sets),
+            *find_part_warnings(self.sets),
+            *self.faults,
+        ]
+
+    @property
+    def deviations(self) -> list[str]:
+        """What is not as in the published scores on SC09; empty if they compare."""
+        return find_deviations(
+            self.about,
+            num_clips={scored.name: scored.metrics.num_clips for scored in self.sets},
+            report=self.sets[0].clips.report,
+            accuracy=self.accuracy,
+        )
 
     def write(self, folder: pathlib.Path) -> pathlib.Path:
         """Writes `metrics.json` and returns its path; a score that is not finite becomes null."""
-        sets = [_describe(scored, self.class_names) for scored in self.sets]
+        deviations = self.deviations
+        results = {
+            "classifier_accuracy": self.accuracy and dataclasses.asdict(self.accuracy),
+            "as_published": not deviations,
+            "not_as_published": deviations,
+            "warnings": self.warnings,
+            "sets": [_describe(scored, self.class_names) for scored in self.sets],
+        }
         path = folder / RESULT_FILE
-        write_json(path, _strict({**self.about, "warnings": self.warnings, "sets": sets}))
+        write_json(path, _strict({**self.about, **results}))
         return path
 
 
@@ -134,6 +168,7 @@ def score_samples(
     classified: ClassifiedClips,
     scorer: Scorer,
     *,
+    accuracy: Accuracy | None,
     class_names: Sequence[str],
     about: Mapping[str, Any],
     baselines: Sequence[ClipSet],
@@ -145,6 +180,7 @@ def score_samples(
       samples: The generated clips.
       classified: The same, classified.
       scorer: How to score them.
+      accuracy: See `Scores`.
       class_names: See `Scores`.
       about: See `Scores`.
       baselines: Sets to score beside.
@@ -155,7 +191,9 @@ def score_samples(
       minutes, and an interruption should cost no more than those of one set.
     """
     generated = scorer.score(samples.clips.name, samples.clips.title, classified)
-    sets, faults = [generated], find_faults(generated)
+    sets, faults = [generated], find_faults(generated.clips.report, "generated")
+    if "folder" in about["reference"]:
+        faults += find_faults(scorer.reference.report, "reference")
     if samples.rows is not None:
         log_likelihoods = np.array([row.log_likelihood for row in samples.rows])
         try:
@@ -172,12 +210,13 @@ def score_samples(
         sets=sets,
         faults=faults,
         reference=scorer.reference,
+        accuracy=accuracy,
         class_names=class_names,
         about=about,
     )
     yield scores
     for clips in baselines:
-        scored = scorer.score(clips.name, clips.title, classify(clips))
+        scored = scorer.score(clips.name, clips.title, classify(clips), relation=clips.relation)
         scores = dataclasses.replace(scores, sets=[*scores.sets, scored])
         yield scores
 
@@ -213,9 +252,26 @@ def find_count_warnings(sets: Sequence[ScoredSet]) -> list[str]:
     return found
 
 
-def find_faults(scored: ScoredSet) -> list[str]:
-    """What a reader has to know about generated clips that are not as they should be."""
-    report = scored.clips.report
+def find_part_warnings(sets: Sequence[ScoredSet]) -> list[str]:
+    """Which recordings are in the reference itself, and what that does to their scores.
+
+    With features of m clips drawn from the n of the reference, the variance of what FID measures is
+    proportional to 1 / m - 1 / n; of fresh clips it is 1 / m + 1 / n.
+    """
+    found = []
+    for scored in sets:
+        if scored.relation == "part":
+            m, n = scored.metrics.num_clips, scored.metrics.num_reference
+            found.append(
+                f"{scored.title}: these clips are compared with themselves among others, so their "
+                f"FID is about {(n - m) / (n + m):.0%} of what fresh clips, and a perfect "
+                "generator, would have; --baselines=held_out_train leaves them out of the reference"
+            )
+    return found
+
+
+def find_faults(report: FolderReport, title: str) -> list[str]:
+    """What a reader has to know about the clips of a folder that are not as they should be."""
     found = []
     for names, fault in (
         (report.silent, "are silent (all samples are equal)"),
@@ -228,7 +284,7 @@ def find_faults(scored: ScoredSet) -> list[str]:
         (report.truncated, "are longer than a second: the scores are of their first second"),
         (report.resampled, "had another rate or several channels and were converted"),
     ]
-    total = f"{len(scored.clips.names):,} {scored.title} clips"
+    total = f"{report.num_clips:,} {title} clips"
     return [f"{count:,} of {total} {fault}" for count, fault in found if count]
 
 
@@ -237,6 +293,7 @@ def _describe(scored: ScoredSet, class_names: Sequence[str]) -> dict[str, Any]:
     return {
         "name": scored.name,
         "title": scored.title,
+        "relation_to_reference": scored.relation,
         "metrics": dataclasses.asdict(scored.metrics),
         "predicted": dict(zip(class_names, scored.clips.counts().tolist(), strict=True)),
         "accuracy": scored.clips.accuracy,

@@ -74,7 +74,7 @@ def test_noise_is_white_and_follows_from_seed_and_number():
 
 def test_baselines_by_name():
     splits = {"train": tones(30), "test": tones(10, seed=1)}
-    options = {"num_generated": 12, "codec": "mu_law", "normalize": True}
+    options = {"reference": "train", "num_generated": 12, "codec": "mu_law", "normalize": True}
     sets = baseline_sets(["noise", "train", "test", "round_trip", "test"], splits, **options)
     assert [(clips.name, clips.num_clips) for clips in sets] == [
         ("noise", 12),
@@ -82,5 +82,31 @@ def test_baselines_by_name():
         ("real_test", 10),
         ("round_trip", 10),
     ]
-    with pytest.raises(ValueError, match="unknown baseline 'nois'; known: test, train, round_trip"):
-        baseline_sets(["nois"], splits, **options)
+    relations = [clips.relation for clips in sets]
+    assert relations == ["apart", "part", "apart", "apart"]
+    assert sets[1].title == "real, train (in the reference)"
+    (held_out,) = baseline_sets(["held_out_train"], splits, **options | {"num_generated": 99})
+    assert (held_out.name, held_out.num_clips) == ("real_train_held_out", 15)  # At most half.
+    assert held_out.relation == "left_out"
+    test = baseline_sets(["test", "train"], splits, **options | {"reference": "test"})
+    assert [clips.relation for clips in test] == ["part", "apart"]
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "reference", "message"),
+    [
+        ("nois", {"test": []}, "test", "unknown baseline 'nois'; known: test, train, held_out_tr"),
+        ("test", {}, None, "baseline 'test' is of a data set, and the reference is none"),
+        ("held_out_train", {"train": []}, "test", "leaves clips out of a reference of train clips"),
+    ],
+)
+def test_baselines_that_cannot_be(name, splits, reference, message):
+    with pytest.raises(ValueError, match=message):
+        baseline_sets(
+            [name],
+            splits,
+            reference=reference,
+            num_generated=12,
+            codec="mu_law",
+            normalize=True,
+        )

@@ -7,7 +7,12 @@ import pytest
 from scipy.io import wavfile
 
 from poolformer_jax.audio.wav import write_wav
-from poolformer_jax.evals.samples.wav_folder import FolderReport, list_wavs, read_clips
+from poolformer_jax.evals.samples.wav_folder import (
+    FolderReport,
+    hash_files,
+    list_wavs,
+    read_clips,
+)
 
 
 def names(folder, **arguments):
@@ -48,6 +53,18 @@ def test_clips_come_in_batches_as_they_are(tmp_path):
     audio = np.concatenate([batch.audio for batch in batches])
     assert audio.dtype == np.float32
     np.testing.assert_array_equal(audio, pcm / 2.0**15)  # 16 bits are exact in float32.
+
+
+def test_hash_depends_on_names_and_on_every_byte(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"1")
+    (tmp_path / "b.wav").write_bytes(b"2")
+    before = hash_files(list_wavs(tmp_path))
+    assert before == hash_files(list_wavs(tmp_path))
+    (tmp_path / "b.wav").write_bytes(b"3")
+    changed = hash_files(list_wavs(tmp_path))
+    (tmp_path / "b.wav").write_bytes(b"2")
+    (tmp_path / "b.wav").rename(tmp_path / "c.wav")
+    assert len({before, changed, hash_files(list_wavs(tmp_path))}) == 3
 
 
 def test_reading_is_lazy(tmp_path):

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from poolformer_jax.evals.samples.wav_folder import FolderReport
+from poolformer_jax.evals.scores.frechet import Gaussian, frechet_distance
+from poolformer_jax.evals.scores.ndb import assign_cells, ndb
 from poolformer_jax.evals.scores.reference import ReferenceStatistics, reference_key
 
 PARTS = {"classifier": "c0", "front_end": "f0", "manifest": "m0", "split": "train"}
@@ -44,8 +47,39 @@ def test_statistics_are_those_of_the_clips():
     assert len(reference.cells.counts) == 5 and reference.cells.counts.sum() == 30
 
 
+def test_held_out_clips_score_as_fresh_ones_and_a_part_of_the_reference_does_not():
+    """Over 60 references of 600 clips with 16 features, of which 200 are scored."""
+    rng = np.random.default_rng(0)
+    log_probs = np.log(np.full((600, 4), 0.25))
+    fids, shares = [], []
+    for _ in range(60):
+        clips, fresh = rng.standard_normal((600, 16)), rng.standard_normal((200, 16))
+        whole = ReferenceStatistics.of(clips, log_probs, key=KEY, num_cells=10)
+        others = whole.without(clips[:200], log_probs[:200])
+        assert others.gaussian.count == others.cells.counts.sum() == 400
+        pairs = ((whole, clips[:200]), (others, clips[:200]), (others, fresh), (whole, fresh))
+        fids.append([frechet_distance(a.gaussian, Gaussian.of(b)) for a, b in pairs])
+        shares.append([ndb(assign_cells(b, a.cells.centroids), a.cells.counts) for a, b in pairs])
+    part, held_out, alike, beside_all = np.mean(fids, axis=0)
+    # One FID varies by 12 %, so each mean by 1.6 %, and the ratio of two by 2.2 %: four times that.
+    assert held_out == pytest.approx(alike, rel=0.09)
+    assert part == pytest.approx(beside_all * (600 - 200) / (600 + 200), rel=0.09)
+    # 600 tests at 5 %, whose share has a standard error of 0.9 %: four times that. Of a part
+    # hardly any cell differs.
+    part, held_out, *_ = np.mean(shares, axis=0)
+    assert abs(held_out - 0.05) < 0.036 and part < 0.01
+
+
+def test_all_clips_cannot_be_left_out():
+    reference = make_reference(n=4)
+    log_probs = np.log(np.full((4, 4), 0.25))
+    with pytest.raises(ValueError, match="4 of 4 clips leave none"):
+        reference.without(np.zeros((4, 3)), log_probs)
+
+
 def test_file_holds_every_bit(tmp_path):
-    reference = make_reference()
+    report = FolderReport(num_clips=20, silent=("a.wav",), padded=3)
+    reference = dataclasses.replace(make_reference(), report=report)
     reference.save(tmp_path / "new" / "reference.npz")
     assert flat(ReferenceStatistics.load(tmp_path / "new" / "reference.npz", key=KEY)) == flat(
         reference

@@ -9,6 +9,7 @@ import pytest
 from poolformer_jax.evals.samples.clip_sets import noise_set, real_set
 from poolformer_jax.evals.samples.generated import GeneratedClips
 from poolformer_jax.evals.samples.wav_folder import FolderReport
+from poolformer_jax.evals.scores.accuracy import Accuracy, cached_accuracy
 from poolformer_jax.evals.scores.classified import classify_clips
 from poolformer_jax.evals.scores.likelihood_filter import likelihood_quantile_filter
 from poolformer_jax.evals.scores.reference import (
@@ -22,6 +23,7 @@ from poolformer_jax.evals.scores.scoring import (
     check_classes,
     find_count_warnings,
     find_faults,
+    find_part_warnings,
     score_samples,
 )
 from poolformer_jax.sampling.folder import make_row
@@ -30,6 +32,12 @@ from tests.evals.scores.recordings import tones
 
 CLASSES = tuple("0123456789")
 CLASSIFIER = saved_classifier()
+RIGHT = Accuracy(value=0.99, num_clips=100, clips="digits:test")
+ABOUT = {
+    "reference": {"name": "digits:train"},
+    "classifier": {"kind": "small", "mel_padding": "reflect", "source": {}},
+    "drawn_with": None,
+}
 
 
 def classify(clips):
@@ -116,7 +124,8 @@ def test_reference_is_computed_once_for_each_classifier_front_end_and_data(
 
 
 def score_all(samples, scorer, classified, *, baselines=(), classify=classify):
-    options = {"class_names": CLASSES, "about": {}, "classify": classify, "baselines": baselines}
+    options = {"class_names": CLASSES, "about": ABOUT, "classify": classify}
+    options |= {"baselines": baselines, "accuracy": RIGHT}
     return list(score_samples(samples, classified, scorer, **options))
 
 
@@ -188,9 +197,48 @@ def test_scores_come_again_after_each_baseline(scorer, few, classified):
     last = found[-1]
     assert [scored.metrics.num_clips for scored in last.sets] == [6, 6, 90]
     assert last.warnings == [*find_count_warnings(last.sets), *last.faults]
+    unknown = dataclasses.replace(last, accuracy=None)
+    assert "accuracy on real clips is unknown" in unknown.warnings[0]
 
 
-def test_warnings_count_and_name_what_is_odd(few):
+def test_accuracy_is_measured_once_and_kept(classified, tmp_path):
+    calls = []
+
+    def counted(clips):
+        calls.append(clips.name)
+        return classified
+
+    clips = real_set(tones(90), "test")
+    found = [
+        cached_accuracy(tmp_path, clips, counted, key="k", name="digits:test") for _ in range(2)
+    ]
+    assert found[0] == found[1] and calls == ["real_test"]
+    assert found[0] == Accuracy(value=classified.accuracy, num_clips=90, clips="digits:test")
+    (tmp_path / "k.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"k\.json is damaged .*delete it"):
+        cached_accuracy(tmp_path, clips, counted, key="k", name="digits:test")
+
+
+def test_part_of_the_reference_is_told_and_can_be_left_out(train, classified, scorer):
+    """Clips that are left out are scored against exactly the others."""
+    kept = classified.take(np.arange(40, 90), classified.report)
+    held = classified.take(np.arange(40), classified.report)
+    part = scorer.score("real_train", "real, train", held, relation="part")
+    (warning,) = find_part_warnings([part])
+    assert "about 38% of what fresh clips" in warning  # (90 - 40) / (90 + 40)
+    assert "--baselines=held_out_train" in warning
+    left_out = scorer.score("held", "held", held, relation="left_out")
+    assert find_part_warnings([left_out]) == []
+    others = ReferenceStatistics.of(kept.features, kept.log_probs, key="others", num_cells=8)
+    expected = Scorer(reference=others, resamples=0).score("held", "held", held).metrics
+    found = left_out.metrics
+    assert (found.num_clips, found.num_reference) == (40, 50)
+    assert found.fid.value == pytest.approx(expected.fid.value, rel=1e-9)
+    assert found.am_score.value == pytest.approx(expected.am_score.value, rel=1e-9)
+    assert found.fid.value > part.metrics.fid.value
+
+
+def test_warnings_count_and_name_what_is_odd():
     report = FolderReport(
         num_clips=6,
         silent=("a.wav", "b.wav", "c.wav", "d.wav"),
@@ -199,15 +247,13 @@ def test_warnings_count_and_name_what_is_odd(few):
         padded=5,
         truncated=3,
     )
-    odd = dataclasses.replace(few, clips=dataclasses.replace(few.clips, report=report))
-    silent, broken, short, long, converted = find_faults(odd)
+    silent, broken, short, long, converted = find_faults(report, "generated")
     assert silent.startswith("4 of 6") and silent.endswith("a.wav, b.wav, c.wav, ...")
     assert broken.startswith("1 of 6") and broken.endswith("e.wav")
     assert short.startswith("5 of 6") and "shorter than a second" in short
     assert long.startswith("3 of 6") and "first second" in long
     assert converted.startswith("2 of 6")
-    as_they_should_be = dataclasses.replace(few.clips, report=FolderReport(num_clips=6))
-    assert find_faults(dataclasses.replace(few, clips=as_they_should_be)) == []
+    assert find_faults(FolderReport(num_clips=6), "generated") == []
 
 
 def test_each_set_of_few_clips_and_unequal_numbers_are_named(few):
@@ -236,16 +282,20 @@ def test_file_tells_scores_clips_and_classes_in_strict_json(scorer, tmp_path):
     metrics = dataclasses.replace(scored.metrics, modified_inception_score=infinite)
     scores = Scores(
         samples=generated(real_set([], "test")),
-        sets=[dataclasses.replace(scored, metrics=metrics)],
+        sets=[dataclasses.replace(scored, name="samples", metrics=metrics)],
         faults=["careful"],
         reference=scorer.reference,
+        accuracy=Accuracy(value=0.1, num_clips=20, clips="digits:test"),
         class_names=CLASSES,
-        about={"seed": 0, "clips_per_second": None},
+        about=ABOUT | {"seed": 0, "clips_per_second": None},
     )
     path = scores.write(tmp_path)
     content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["seed"] == 0 and content["warnings"] == scores.warnings
     assert scores.warnings[-1] == "careful"
+    assert scores.warnings[0].startswith("the classifier is right on only 10.0% of 20 real clips (")
+    assert content["classifier_accuracy"] == {"value": 0.1, "num_clips": 20, "clips": "digits:test"}
+    assert content["as_published"] is False and content["not_as_published"] == scores.deviations
     (found,) = content["sets"]
     assert found["metrics"]["fid"]["value"] == scored.metrics.fid.value
     assert found["metrics"]["fid"]["interval"]["resamples"] == 4
