@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import poolformer_jax
+from poolformer_jax.config_checks import check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_metrics_page
+from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import read_experiment
 
 if TYPE_CHECKING:
@@ -74,6 +76,11 @@ def score_samples(
     with user_errors():
         folder, classifier_dir = _find_folders(samples, workdir, classifier)
         data, split = _choose_reference(workdir, reference, data_dir, partial=partial)
+        out = folder / "metrics" if out is None else local_path("out", out)
+        references = None if reference_dir is None else local_path("reference_dir", reference_dir)
+        check_range("bootstrap", bootstrap, 0, 100_000)
+        check_range("num_cells", num_cells, 2, 10_000)
+        check_range("batch_size", batch_size, 1, 100_000)
         if bootstrap == 1:
             raise ValueError("bootstrap 1 must be 0 or at least 2: one resample has no spread")
 
@@ -109,7 +116,6 @@ def score_samples(
             normalize=data.normalize,
             seed=seed,
         )
-        out = pathlib.Path(out) if out else folder / "metrics"
         out.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
     bars = ScoringBars()
@@ -125,7 +131,7 @@ def score_samples(
     with user_errors():
         classified = classify(generated.clips)
         statistics = cached_reference(
-            pathlib.Path(reference_dir or cache_dir() / "references"),
+            references or cache_dir() / "references",
             clip_sets.real_set(splits[split], split),
             classify,
             key=key,
@@ -198,11 +204,12 @@ def _find_folders(
             "classifier is missing: make one with launch.train_classifier, or bring the "
             "published one with launch.import_classifier, and pass its folder"
         )
+    classifier = local_path("classifier", classifier)
     if samples is not None:
-        return pathlib.Path(samples), classifier
+        return local_path("samples", samples), classifier
     if workdir is None:
         raise ValueError("give --samples=FOLDER_OF_WAVS, or the --workdir of a run that drew clips")
-    folder = pathlib.Path(workdir) / "samples"
+    folder = local_path("workdir", workdir) / "samples"
     if not folder.is_dir():
         command = ["python", "-m", "launch.sample", f"--workdir={workdir}"]
         command += ["--num_samples=2048", "--batch_size=64", "--length=1s"]
@@ -219,7 +226,7 @@ def _choose_reference(
     """The data set and the split to compare with; a run's own train split if none is named."""
     data = DataConfig()
     if workdir is not None:
-        data = read_experiment(pathlib.Path(workdir)).data
+        data = read_experiment(workdir).data
     elif reference is None:
         raise ValueError("reference is missing: name a data set and a split, such as sc09:train")
     name, _, split = (reference or f"{data.name}:train").partition(":")
@@ -227,9 +234,9 @@ def _choose_reference(
         raise ValueError(
             f"--reference={reference} is not a data set and a split, such as {name}:train"
         )
-    return dataclasses.replace(
+    chosen = dataclasses.replace(
         data,
         name=name,
         partial=partial or (name == data.name and data.partial),
-        data_dir=data_dir or data.data_dir,
-    ), split
+    )
+    return with_data_dir(chosen, data_dir), split

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from poolformer_jax.audio.wav import format_wav, read_wav
+from poolformer_jax.files import read_json
 from poolformer_jax.sampling.folder import REAL_PREFIX
 
 MAX_CLIPS = 12
@@ -119,26 +120,21 @@ def train_command(workdir: pathlib.Path) -> str:
     return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
 
 
-def _read_text(path: pathlib.Path) -> str:
+def _check_exists(path: pathlib.Path) -> None:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; it is written by: {train_command(path.parent)}"
         )
-    return path.read_text(encoding="utf-8")
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+    _check_exists(path)
+    return read_json(path)
 
 
 def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    lines = _read_text(path).splitlines()
+    _check_exists(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
