@@ -12,7 +12,7 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -20,8 +20,14 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from launch import parsing
-from poolformer_jax.data.datasets import SAMPLE_RATE
-from poolformer_jax.experiment import UserError, user_errors
+from poolformer_jax.data.datasets import MAX_LENGTH, SAMPLE_RATE
+from poolformer_jax.experiment import (
+    UserError,
+    make_experiment,
+    replace,
+    user_errors,
+)
+from poolformer_jax.experiment.configuration import T, flat_values
 from poolformer_jax.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -89,6 +95,8 @@ def define_config(
 ) -> flags.FlagHolder:
     """--config, with flags for all of its fields."""
     holder = config_flags.DEFINE_config_file("config", None, text, flag_values=flag_values)
+    # Its own would end in a stack trace for what the user wrote in the file.
+    flag_values["config"].parser = parsing.ConfigParser()
     if required:
         flags.mark_flag_as_required("config", flag_values=flag_values)
     return holder
@@ -146,12 +154,22 @@ def define_batch_size(
     return flags.DEFINE_integer("batch_size", default, text, lower_bound=1, flag_values=flag_values)
 
 
-def values_of(config: flags.FlagHolder, data_dir: flags.FlagHolder) -> Mapping[str, Any]:
-    """The configuration of --config, with the folder of --data_dir."""
-    values = config.value.to_dict()
-    if data_dir.value:
-        values["data"]["data_dir"] = data_dir.value
-    return values
+def configured(flag_values: flags.FlagValues, kind: type[T]) -> T:
+    """The experiment of --config and its flags, with the folder of --data_dir.
+
+    Raises:
+      ValueError: As `make_experiment`, or if a flag sets a field that the chosen kind has not.
+    """
+    experiment = make_experiment(flag_values.config, kind)
+    fields = flat_values(experiment)
+    for field in config_flags.get_override_values(flag_values["config"]):
+        if "[" not in field and not any(
+            known == field or known.startswith(f"{field}.") for known in fields
+        ):
+            raise ValueError(f"--config.{field} has no effect: the chosen kind has no such field")
+    if flag_values.data_dir is not None:
+        experiment = replace(experiment, data={"data_dir": flag_values.data_dir})
+    return experiment
 
 
 def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
@@ -180,13 +198,15 @@ def parse_duration(name: str, text: str, sample_rate: int) -> int:
       sample_rate: In Hz.
 
     Raises:
-      ValueError: If it is none, or less than one sample.
+      ValueError: If it is none, less than one sample, or more than a day.
     """
     match = re.fullmatch(r"(\d+|\d*\.\d+)(s|ms|)", text.strip())
     if match is not None:
         number, unit = match.groups()
         scale = {"s": sample_rate, "ms": sample_rate / 1000, "": 1}[unit]
         samples = float(number) * scale
+        if samples > MAX_LENGTH:
+            raise ValueError(f"--{name}={text:.40} is more than a day of audio")
         if samples >= 1 and (unit or samples.is_integer()):
             return round(samples)
     raise ValueError(

@@ -51,9 +51,9 @@ def main(argv):
     del argv
     with ex.user_errors():
         length = command_line.duration_of(_LENGTH)
-        experiment = None
-        if _CONFIG.value is not None:
-            experiment = ex.make_experiment(_CONFIG.value)
+        experiment = (
+            None if _CONFIG.value is None else command_line.configured(_FLAGS, ex.Experiment)
+        )
     return ex.evaluate_likelihood(
         _WORKDIR.value,
         split=_SPLIT.value,

@@ -9,8 +9,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import config_dict
 
-from poolformer_jax.experiment import UserError, config_file
+from poolformer_jax.experiment import UserError, named_config
+
+
+class ConfigParser(flags.ArgumentParser):
+    """Of --config: a file or a name, and for files with parameters a colon and the argument."""
+
+    def parse(self, argument: str) -> config_dict.ConfigDict:
+        """The configuration, whose fields are fixed."""
+        try:
+            return named_config(argument).lock()
+        except UserError as error:
+            raise UserError(f"--config={error}") from error
+
+    def flag_type(self) -> str:
+        """For the help."""
+        return "config object"
 
 
 def parse(
@@ -24,7 +40,6 @@ def parse(
     Raises:
       UserError: If there is a mistake.
     """
-    argv = _with_config_file(argv)
     for name in [name for name in flag_values if name.startswith("config.")]:
         delattr(flag_values, name)
     flag_values.unparse_flags()
@@ -33,9 +48,8 @@ def parse(
         remaining = flag_values(argv)
     except flags.Error as error:
         raise UserError(str(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
-        # What ml_collections raises for misspelt keys, values of the wrong type, and broken
-        # configuration files.
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # What ml_collections raises for misspelt keys and values of the wrong type.
         raise UserError(_describe(error, argv)) from error
     finally:
         sys.argv = before
@@ -58,25 +72,6 @@ def _describe(error: Exception, argv: Sequence[str]) -> str:
     field = field.strip("'\"")
     places = re.findall(rf"-(config[\w.]*)\.{re.escape(field)}\b", " ".join(argv))
     return ". ".join([f"unknown field {field!r} in {(places or ['--config'])[0]}", *hint])
-
-
-def _with_config_file(argv: Sequence[str]) -> list[str]:
-    """The arguments with the file of a configuration in place of its name."""
-    found = list(argv)
-    for index, argument in enumerate(argv):
-        flag, separator, name = argument.partition("=")
-        if flag in ("--config", "-config") and separator:
-            prefix = f"{flag}="
-        elif index and argv[index - 1] in ("--config", "-config"):
-            prefix, name = "", argument
-        else:
-            continue
-        name, colon, rest = name.partition(":")  # The rest is an argument of get_config.
-        try:
-            found[index] = f"{prefix}{config_file(name)}{colon}{rest}"
-        except ValueError as error:
-            raise UserError(f"--config={error}") from error
-    return found
 
 
 def describe(program: Callable[..., Any], flag_values: flags.FlagValues) -> str:

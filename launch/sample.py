@@ -9,7 +9,6 @@ what an interrupted one began. Uses the averaged weights, in float32, on all dev
 from __future__ import annotations
 
 import functools
-import pathlib
 
 from absl import flags
 
@@ -61,7 +60,7 @@ def main(argv):
     with ex.user_errors():
         length, prompt_length = map(command_line.duration_of, (_LENGTH, _PROMPT_LENGTH))
         if length is None:
-            clips = ex.read_experiment(pathlib.Path(_WORKDIR.value)).data.seq_len / SAMPLE_RATE
+            clips = ex.read_experiment(_WORKDIR.value).data.seq_len / SAMPLE_RATE
             raise ValueError(f"--length is missing; the model's clips last --length={clips:g}s")
         draw = ex.Draw(
             temperature=_TEMPERATURE.value,

@@ -14,9 +14,9 @@ from launch import command_line
 from poolformer_jax import experiment as ex
 
 _FLAGS = flags.FlagValues()
-_CONFIG = command_line.define_config(_FLAGS)
+command_line.define_config(_FLAGS)
 _WORKDIR = command_line.define_workdir(_FLAGS, "Folder for checkpoints and metrics.")
-_DATA_DIR = command_line.define_data_dir(_FLAGS)
+command_line.define_data_dir(_FLAGS)
 _RESTART = command_line.define_restart(_FLAGS)
 _DISTRIBUTED = command_line.define_distributed(_FLAGS)
 
@@ -25,7 +25,7 @@ def main(argv):
     """Trains; returns how that ended."""
     del argv
     with ex.user_errors():
-        experiment = ex.make_experiment(command_line.values_of(_CONFIG, _DATA_DIR))
+        experiment = command_line.configured(_FLAGS, ex.Experiment)
     outcome = ex.train(
         experiment, _WORKDIR.value, restart=_RESTART.value, distributed=_DISTRIBUTED.value
     )

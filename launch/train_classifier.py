@@ -17,11 +17,11 @@ from launch import command_line
 from poolformer_jax import experiment as ex
 
 _FLAGS = flags.FlagValues()
-_CONFIG = command_line.define_config(
+command_line.define_config(
     _FLAGS, "Configuration: a file, or the name of one such as digits_classifier."
 )
 _WORKDIR = command_line.define_workdir(_FLAGS, "Folder of the classifier.")
-_DATA_DIR = command_line.define_data_dir(_FLAGS)
+command_line.define_data_dir(_FLAGS)
 _RESTART = command_line.define_restart(_FLAGS)
 
 
@@ -29,8 +29,7 @@ def main(argv):
     """Trains; returns how that ended."""
     del argv
     with ex.user_errors():
-        values = command_line.values_of(_CONFIG, _DATA_DIR)
-        experiment = ex.make_experiment(values, ex.ClassifierExperiment)
+        experiment = command_line.configured(_FLAGS, ex.ClassifierExperiment)
     outcome = ex.train_classifier(experiment, _WORKDIR.value, restart=_RESTART.value)
     command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome

@@ -7,6 +7,7 @@ loads JAX, so that a misspelt name or a value that cannot work ends a program in
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_type_hints
@@ -15,6 +16,11 @@ Platform = Literal["cpu", "gpu", "tpu"]
 """What a program is compiled for. Configurations name it; nothing inspects the machine."""
 
 T = TypeVar("T")
+
+MAX_INT = 2**31 - 1
+"""Steps, sizes and lengths are 32-bit integers on devices."""
+
+_LOG = logging.getLogger(__name__)
 
 
 class Variant:
@@ -37,8 +43,8 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
 
     Args:
       config_type: A data class; of a `Variant` the base, whose `kind` is among the values.
-      values: By field; fields that are left out have their defaults, and those that only other
-        kinds of the table have are ignored.
+      values: By field; fields that are left out have their defaults. Those that only other kinds
+        of the table have are ignored, with a warning if they are not those kinds' defaults.
       name: What messages call the configuration.
 
     Raises:
@@ -48,15 +54,24 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
     kinds: Mapping[str, type[Any]] = {}
     if issubclass(config_type, Variant):
         kinds, kind = config_type.kinds(), values.pop("kind", None)
-        if kind not in kinds:
-            raise ValueError(f"{name}.kind is {kind!r}; known: {', '.join(kinds)}")
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ValueError(f"{name}.kind is {shown(kind)}; known: {', '.join(kinds)}")
         chosen, choice = kinds[kind], f" of kind {kind!r}"
     hints = get_type_hints(chosen)
     known = {field.name for field in dataclasses.fields(cast(Any, chosen))}
     # Configuration files write out every field of one kind; a flag may choose another kind, to
     # which the fields that it does not have mean nothing.
-    others = {field.name for other in kinds.values() for field in dataclasses.fields(other)} - known
-    values = {field: value for field, value in values.items() if field not in others}
+    others = {
+        field.name: field.default
+        for other in kinds.values()
+        for field in dataclasses.fields(other)
+        if field.name not in known
+    }
+    for field in [field for field in values if field in others]:
+        if (value := values.pop(field)) != others[field]:
+            _LOG.warning(
+                "%s.%s %s is ignored: kind %r has no such field", name, field, shown(value), kind
+            )
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown field {unknown} in {name}{choice}; known: {sorted(known)}")
     for field, value in values.items():
@@ -98,6 +113,25 @@ def check_at_least(config: Any, minimum: int | float, *names: str) -> None:
             raise ValueError(f"{name} {getattr(config, name)} must be at least {minimum}")
 
 
+def check_range(name: str, value: int | None, minimum: int, maximum: int) -> None:
+    """Raises ValueError unless an argument is in a range, or None."""
+    if value is None:
+        return
+    if value < minimum:
+        raise ValueError(f"{name} {value} must be at least {minimum}")
+    if value > maximum:
+        raise ValueError(f"{name} {shown(value)} must be at most {maximum:,}")
+
+
+def check_batch(name: str, batch_size: int, length: int) -> None:
+    """Raises ValueError if a batch of clips is more than an array on a device can be."""
+    if batch_size * length > MAX_INT:
+        raise ValueError(
+            f"{name} {shown(batch_size)} must be at most {MAX_INT // length:,} for clips of "
+            f"{length:,} samples"
+        )
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Raises ValueError unless all of the fields are more than 0 (or None)."""
     for name in names:
@@ -121,13 +155,22 @@ def check_seed(config: Any, *names: str) -> None:
             raise ValueError(f"{name} {getattr(config, name)} must be in 0 to 2^31 - 1")
 
 
+def shown(value: Any) -> str:
+    """A value as messages show it: quoted, and cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _convert(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     if type(value) is int and float in (hint, *get_args(hint)):
-        value = float(value)
+        value = float(value) if abs(value) < 1e300 else math.inf
     if not _matches(value, hint):
-        raise ValueError(f"{name} is {value!r}; it must be {_describe(hint)}")
+        raise ValueError(f"{name} is {shown(value)}; it must be {_describe(hint)}")
+    for number in value if isinstance(value, tuple) else (value,):
+        if type(number) is int and abs(number) > MAX_INT:
+            raise ValueError(f"{name} {shown(number)} must be at most {MAX_INT:,}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is {value}; it must be finite")
     return value

@@ -30,6 +30,27 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+      OSError: If it cannot be read.
+      ValueError: If it holds anything else; the message names the file.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = json.loads(path.read_bytes().decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # A number of thousands of digits; brackets.
+        raise ValueError(f"{path} is not valid JSON: too long a number or too deep") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes an indented JSON file in one go."""
     write_whole(path, json.dumps(content, indent=2) + "\n")

@@ -7,8 +7,8 @@ import re
 from typing import Literal
 
 from poolformer_jax.audio.codec import CodecName
-from poolformer_jax.config_checks import check_at_least, check_seed, check_types
-from poolformer_jax.data.datasets import DATASETS, Dataset
+from poolformer_jax.config_checks import check_range, check_seed, check_types
+from poolformer_jax.data.datasets import DATASETS, MAX_LENGTH, Dataset
 
 BUCKET_SCHEMES = ("gs", "s3", "az")  # Those that etils.epath opens.
 
@@ -87,7 +87,7 @@ class DataConfig(DatasetConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(self, 1, "seq_len")
+        check_range("seq_len", self.seq_len, 1, MAX_LENGTH)
         if self.train_len is not None and not 1 <= self.train_len <= self.seq_len:
             raise ValueError(
                 f"train_len {self.train_len} must be None, or in 1 to seq_len {self.seq_len}"

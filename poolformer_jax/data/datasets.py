@@ -12,6 +12,9 @@ from poolformer_jax.audio.codec import CodecName
 SAMPLE_RATE = 16_000
 """In Hz; builders resample what is published at another rate."""
 
+MAX_LENGTH = 24 * 60 * 60 * SAMPLE_RATE
+"""Samples of the longest clip, a day: more is a slip of the keyboard."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ from poolformer_jax.data.source import label_names, open_splits
 from poolformer_jax.experiment.configuration import ClassifierExperiment
 from poolformer_jax.experiment.environment import record_start
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import CONFIG_FILE, check_workdir, set_aside_run
 from poolformer_jax.files import write_json
 from poolformer_jax.training.loop import train
@@ -45,7 +47,7 @@ TEST_FILE = "classifier_test.json"
 
 def train_classifier(
     experiment: ClassifierExperiment,
-    workdir: str | pathlib.Path,
+    workdir: str | os.PathLike[str],
     *,
     restart: bool = False,
     devices: Any = None,
@@ -65,11 +67,11 @@ def train_classifier(
       UserError: For a mistake that can be mended, before anything expensive starts.
       TrainingDivergedError: After too many skipped steps in a row.
     """
-    workdir = pathlib.Path(workdir)
     model, data, config = experiment.model, experiment.data, experiment.train
     mesh = sharding.make_mesh(devices)
     noise = None
     with user_errors():
+        workdir = local_path("workdir", workdir)
         changes = check_workdir(workdir, experiment, restart=restart)
         if (workdir / DESCRIPTION).exists() and not (workdir / CONFIG_FILE).exists():
             raise ValueError(

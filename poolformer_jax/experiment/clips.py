@@ -14,6 +14,7 @@ from jaxtyping import Int, Int16
 from poolformer_jax import sharding
 from poolformer_jax.audio.codec import decode
 from poolformer_jax.config_checks import Platform
+from poolformer_jax.experiment.conditions import check_amount
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.models.sequence_model import SequenceModel
@@ -51,6 +52,9 @@ def draw_clips(
       FloatingPointError: If logits are not finite.
       UserError: If a number is out of range, or labels or prompt do not fit the model.
     """
+    length = experiment.data.seq_len if length is None else length
+    with user_errors():
+        check_amount(num_clips, length)
     model, devices = drawing_model(experiment), jax.local_devices()
     mesh = sharding.make_mesh(devices[: math.gcd(num_clips, len(devices))])
     # TPUs would multiply float32 numbers in bfloat16 otherwise.
@@ -60,7 +64,7 @@ def draw_clips(
             sharding.copy_to(mesh, params),
             jax.random.key(seed),
             num_clips,
-            experiment.data.seq_len if length is None else length,
+            length,
             prompt=prompt,
             labels=None if labels is None else np.asarray(labels),
             mesh=mesh,

@@ -1,9 +1,10 @@
-"""What clips are drawn under: the label, and the prompt that they continue."""
+"""What clips are drawn under: how many and how long, the label, the prompt they continue."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -11,10 +12,48 @@ from jaxtyping import Int32
 
 from poolformer_jax.audio.codec import encode
 from poolformer_jax.audio.wav import read_wav
+from poolformer_jax.config_checks import check_batch, check_range
 from poolformer_jax.data.config import DataConfig
-from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.data.datasets import MAX_LENGTH, SAMPLE_RATE
 from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.ops.draw import Draw
+
+MAX_CLIPS = 10_000_000
+"""Clips of a folder: what is known of each is kept in memory."""
+
+
+def check_amount(
+    num_clips: int, length: int, *, batch_size: int | None = None, out: pathlib.Path | None = None
+) -> None:
+    """Checks that so many clips can be drawn.
+
+    Args:
+      num_clips: Clips.
+      length: Samples of each.
+      batch_size: Clips drawn side by side; about 16 if None.
+      out: Folder that they go to, whose disk must have room for them; None keeps them in memory.
+
+    Raises:
+      ValueError: If a number is out of range, or the disk is too small.
+    """
+    check_range("num_clips", num_clips, 1, MAX_CLIPS)
+    check_range("length", length, 1, MAX_LENGTH)
+    if out is None:
+        check_batch("num_clips", num_clips, length)
+        return
+    check_range("batch_size", batch_size, 1, MAX_CLIPS)
+    check_batch("batch_size", min(batch_size or 1, num_clips), length)
+    needed = num_clips * (44 + 2 * length)  # Bytes, with the header.
+    there = sum(path.stat().st_size for path in out.glob("sample_*.wav"))
+    disk = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(disk).free
+    if needed > free + there:
+        raise ValueError(
+            f"{num_clips:,} clips of {length / SAMPLE_RATE:,.2f} s take {needed / 1e9:,.1f} GB, "
+            f"and the disk of {out} has {free / 1e9:,.1f} GB left; draw fewer or shorter ones, or "
+            "name another folder"
+        )
 
 
 def choose_label(
@@ -76,7 +115,7 @@ def read_prompt(
         if prompt_length is not None:
             raise ValueError(f"--prompt_length={prompt_length} needs a --prompt")
         return None
-    path = pathlib.Path(path)
+    path = local_path("prompt", path)
     pcm, rate = read_wav(path)
     if rate != SAMPLE_RATE:
         raise ValueError(

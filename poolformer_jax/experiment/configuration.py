@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from poolformer_jax.audio.codec import NUM_CODES, silence_code
 from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
-from poolformer_jax.config_checks import config_values, make_config
+from poolformer_jax.config_checks import check_batch, config_values, make_config, shown
 from poolformer_jax.data.config import DataConfig, LabelledDataConfig
 from poolformer_jax.models.config import SequenceModelConfig, check_length
 from poolformer_jax.models.registry import DEFAULT_MODEL
@@ -51,6 +51,8 @@ class Experiment(Sections):
             length = getattr(self.data, name)
             if length is not None:
                 check_length(self.model, length, what=f"data.{name}")
+        check_batch("train.batch_size", self.train.batch_size, self.data.training_length)
+        check_batch("train.eval_batch_size", self.train.eval_batch_size, self.data.seq_len)
         codec = self.data.codec
         for name, wanted in (
             ("num_codes", NUM_CODES[codec]),
@@ -157,6 +159,9 @@ def make_experiment(
     if unknown := sorted(set(given) - set(default)):
         raise ValueError(f"unknown section {unknown}; known: {sorted(default)}")
     values = _merge(default, given)
+    for name, section in values.items():
+        if not isinstance(section, Mapping):
+            raise ValueError(f"config.{name} is {shown(section)}; it must be a section of fields")
     return kind(
         **{name: make_config(hints[name], values[name], name=f"config.{name}") for name in values}
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pathlib
 from collections.abc import Sequence
 
 from poolformer_jax.classifier.config import ClassifierConfig, MelPadding
@@ -20,6 +19,7 @@ from poolformer_jax.classifier.torch_import.checkpoint import read_torch_tensors
 from poolformer_jax.classifier.torch_import.resnext import import_resnext
 from poolformer_jax.data.builders.features import DIGIT_WORDS
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.paths import local_path
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def import_classifier(
       UserError: If the file is missing, damaged or holds something else, the names do not fit, or
         the workdir holds a classifier already.
     """
-    file, workdir = pathlib.Path(file), pathlib.Path(workdir)
     with user_errors():
+        file, workdir = local_path("file", file), local_path("workdir", workdir)
         if (workdir / DESCRIPTION).exists():
             raise ValueError(f"{workdir} holds a classifier already; name another --workdir")
         names = tuple(class_names or DIGIT_WORDS)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from poolformer_jax.config_checks import MAX_INT, check_batch, check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import check_evaluation, read_experiment
+from poolformer_jax.models.config import check_length
 
 _LOG = logging.getLogger(__name__)
 
@@ -59,14 +61,21 @@ def evaluate_likelihood(
       UserError: Before anything is compiled, if something is missing or does not fit.
       FloatingPointError: If the bits of a clip are not finite.
     """
-    workdir = pathlib.Path(workdir)
     with user_errors():
+        workdir = local_path("workdir", workdir)
         trained: Experiment = read_experiment(workdir)
         if experiment is not None:
             check_evaluation(workdir, experiment)
         experiment = experiment or trained
         data = _choose_data(experiment.data, data_dir, length)
+        check_range("batch_size", batch_size, 1, MAX_INT)
         batch_size = batch_size or experiment.train.eval_batch_size
+        check_batch("batch_size", batch_size, data.seq_len)
+        if chunk_length is not None:
+            check_length(experiment.model, chunk_length, what="chunk length")
+            # What is longer than the clips would be filling.
+            multiple = experiment.model.chunk_multiple
+            chunk_length = min(chunk_length, -(-data.seq_len // multiple) * multiple)
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.
     import jax
@@ -124,7 +133,7 @@ def evaluate_likelihood(
 
 
 def _choose_data(data: DataConfig, data_dir: str | None, length: int | None) -> DataConfig:
-    data = dataclasses.replace(data, data_dir=data_dir or data.data_dir)
+    data = with_data_dir(data, data_dir)
     return data if length is None else dataclasses.replace(data, seq_len=length, train_len=None)
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
+import inspect
 import pathlib
+import re
+import sys
+import traceback
+import types
 
 from ml_collections import config_dict
+
+from poolformer_jax.config_checks import shown
+from poolformer_jax.experiment.errors import UserError
+from poolformer_jax.experiment.paths import local_path
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _INSTALLED, _CLONED = _PACKAGE / "configs", _PACKAGE.parent / "configs"
@@ -25,14 +33,19 @@ def config_file(name: str) -> pathlib.Path:
     """The file of a configuration, given by its name or by a path.
 
     Raises:
-      ValueError: If there is neither; the message lists the names.
+      UserError: If there is neither; the message lists the names.
     """
     files = named_configs()
     if name in files:
         return files[name]
-    if not pathlib.Path(name).is_file():
-        raise ValueError(f"{name} is neither a file nor one of the names {', '.join(files)}")
-    return pathlib.Path(name)
+    try:
+        path = local_path("config", name)
+        if path.is_file():
+            return path
+        what = "a folder, not a file or" if path.is_dir() else "neither a file nor"
+    except (ValueError, OSError):  # No path at all.
+        what = "neither a file nor"
+    raise UserError(f"{name:.200} is {what} one of the names {', '.join(files)}")
 
 
 def named_config(name: str) -> config_dict.ConfigDict:
@@ -42,12 +55,69 @@ def named_config(name: str) -> config_dict.ConfigDict:
       name: Such as `digits`; what follows a colon is the argument of its `get_config`.
 
     Raises:
-      ValueError: If there is none of that name; the message lists the names.
+      UserError: If there is none of that name (the message lists the names), or the file does not
+        make one; the message names the line.
     """
     stem, colon, argument = name.partition(":")
     path = config_file(stem)
-    spec = importlib.util.spec_from_file_location(f"_configs_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*([argument] if colon else []))
+    try:
+        return _run(path, [argument] if colon else [])
+    except (Exception, SystemExit) as error:  # Whatever the user's code raises.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        if isinstance(error, UserError):
+            if not lines:
+                raise
+            said = str(error)  # Of a configuration that this one starts from.
+        else:
+            said = f"{type(error).__name__}: {_text_of(error)}"
+        raise _mistake(path, lines[-1] if lines else None, said) from error
+
+
+def _text_of(error: BaseException) -> str:
+    """What an error says, without the place, and without all fields for one that is misspelt."""
+    said = error.msg if isinstance(error, SyntaxError) else str(error)
+    if error.args and isinstance(error.args[0], KeyError):  # As ml_collections puts it.
+        said = str(error.args[0].args[0])
+    return re.sub(r"Other fields present: .*?(?=Did you mean|$)", "", said, flags=re.DOTALL)
+
+
+def _run(path: pathlib.Path, arguments: list[str]) -> config_dict.ConfigDict:
+    """What get_config of a file returns."""
+    if path.suffix == ".json":
+        raise _mistake(path, 1, "a configuration is a Python file with get_config(), no JSON file")
+    source = path.read_bytes()
+    if b"\0" in source:  # For which Python has no line.
+        raise _mistake(path, source[: source.index(b"\0")].count(b"\n") + 1, "a NUL byte; no text")
+    # Known to Python, as data classes that a file defines want it.
+    module = sys.modules[f"_configs_{path.stem}"] = types.ModuleType(f"_configs_{path.stem}")
+    module.__file__ = str(path)
+    exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    get_config = module.__dict__.get("get_config")
+    if not callable(get_config):
+        raise _mistake(path, None, "it defines no function get_config()")
+    line = getattr(getattr(get_config, "__code__", None), "co_firstlineno", None)
+    try:
+        inspect.signature(get_config).bind(*arguments)
+    except TypeError as error:
+        given = (
+            f"what follows the colon, {arguments[0]!r}" if arguments else "nothing after a colon"
+        )
+        raise _mistake(path, line, f"get_config() is given {given}: {error}") from error
+    config = get_config(*arguments)
+    if not isinstance(config, config_dict.ConfigDict):
+        raise _mistake(
+            path,
+            line,
+            f"get_config() returns {shown(config)}; it must return a ConfigDict, such as "
+            "default_config() with some fields changed",
+        )
+    return config
+
+
+def _mistake(path: pathlib.Path, line: int | None, text: str) -> UserError:
+    """One line that names the line of a file."""
+    place = f"{path}, line {line}" if line else str(path)
+    return UserError(f"{place}: {' '.join(text.split())[:500]}")

@@ -8,6 +8,8 @@ import pathlib
 from typing import Any
 
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.workdir import CONFIG_FILE, read_experiment, read_values
 from poolformer_jax.pages import require_matplotlib
 
 _LOG = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ def plot_loss(workdir: str | os.PathLike[str]) -> Any:
         from poolformer_jax.pages.plots import plot_loss
         from poolformer_jax.pages.run_files import load_run
 
-        return plot_loss(load_run(workdir))
+        return plot_loss(load_run(_checked(workdir)))
 
 
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
@@ -37,7 +39,16 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
         require_matplotlib()
         from poolformer_jax.pages.report import write_report
 
-        return write_report(workdir)
+        return write_report(_checked(workdir))
+
+
+def _checked(workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """The workdir; a page does not check the values that it shows."""
+    workdir = local_path("workdir", workdir)
+    path = workdir / CONFIG_FILE
+    if path.is_file() and "augment" not in read_values(path):  # A classifier's has no page.
+        read_experiment(workdir)
+    return workdir
 
 
 def offer_sample_page(folder: pathlib.Path, rows: Any, settings: Any) -> None:

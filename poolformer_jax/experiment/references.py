@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import DATASETS
+from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import read_experiment
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def choose_reference(
     Raises:
       ValueError: If nothing is named, or it is neither, or the generated clips themselves.
     """
-    data = None if workdir is None else read_experiment(pathlib.Path(workdir)).data
+    data = None if workdir is None else read_experiment(workdir).data
     if data is None and reference is None:
         raise ValueError(
             "reference is missing: name a data set and a split, such as sc09:train, or a folder of "
@@ -95,7 +96,7 @@ def choose_reference(
     name, _, split = text.rpartition(":")
     folder = None
     if split not in _SPLITS or (name not in DATASETS and pathlib.Path(text).is_dir()):
-        folder = pathlib.Path(text)
+        folder = local_path("reference", text)
         if not folder.is_dir():
             raise ValueError(
                 f"--reference={reference} is not a data set and a split, such as "
@@ -109,12 +110,8 @@ def choose_reference(
         name = "" if data is None else data.name
     if name or folder is None:
         default = data or DataConfig()
-        data = dataclasses.replace(
-            default,
-            name=name,
-            partial=partial or (name == default.name and default.partial),
-            data_dir=data_dir or default.data_dir,
-        )
+        partial = partial or (name == default.name and default.partial)
+        data = with_data_dir(dataclasses.replace(default, name=name, partial=partial), data_dir)
     return ChosenReference(data=data, split=None if folder else split, folder=folder)
 
 

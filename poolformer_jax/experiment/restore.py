@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from poolformer_jax import sharding
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
 from poolformer_jax.training.errors import TrainingError
@@ -45,7 +46,9 @@ def restore_params(
         `step` is none of these.
     """
     with user_errors():
-        return _restore(pathlib.Path(workdir), experiment, mesh, step=str(step), weights=weights)
+        return _restore(
+            local_path("workdir", workdir), experiment, mesh, step=str(step), weights=weights
+        )
 
 
 def _restore(

@@ -17,11 +17,12 @@ from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
-from poolformer_jax.experiment.conditions import choose_label, read_prompt
+from poolformer_jax.experiment.conditions import check_amount, choose_label, read_prompt
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_sample_page
-from poolformer_jax.experiment.workdir import check_mounted, read_experiment
+from poolformer_jax.experiment.paths import local_path, with_data_dir
+from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.ops.draw import Draw
 
 if TYPE_CHECKING:
@@ -80,13 +81,14 @@ def sample(
         pod failed.
       FloatingPointError: If logits are not finite; the batches before are in the folder.
     """
-    workdir, out = pathlib.Path(workdir), pathlib.Path(out or pathlib.Path(workdir) / "samples")
     draw = draw or Draw()
     with user_errors():
+        workdir = local_path("workdir", workdir)
+        out = workdir / "samples" if out is None else local_path("out", out)
         experiment: Experiment = read_experiment(workdir)
-        data = experiment.data
-        check_mounted("out", out)
+        data = with_data_dir(experiment.data, data_dir)
         length = data.seq_len if length is None else length
+        check_amount(num_clips, length, batch_size=batch_size, out=out)
         label_of = choose_label(experiment, label, draw)
         codes = read_prompt(prompt, prompt_length, data=data, length=length)
 
@@ -104,7 +106,7 @@ def sample(
     process, num_processes = jax.process_index(), jax.process_count()
     with user_errors():
         batch_size = _choose_batch_size(batch_size, num_clips, mesh)
-        real = _read_real(data, data_dir, num_real) if process == 0 else []
+        real = _read_real(data, num_real) if process == 0 else []
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
         # From here on every process is on its own, with its devices and its share of the clips.
         mesh = sharding.make_mesh(mesh.local_devices)
@@ -178,12 +180,8 @@ def sample(
 def _choose_batch_size(batch_size: int | None, num_clips: int, mesh: Any) -> int:
     from poolformer_jax import sharding
 
-    if num_clips < 1:
-        raise ValueError(f"num_clips {num_clips} must be at least 1")
     if batch_size is None:
         batch_size = -(-16 // mesh.size) * mesh.size
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} must be at least 1")
     sharding.check_batch_size("batch_size", batch_size, mesh)
     return min(batch_size, -(-num_clips // mesh.size) * mesh.size)
 
@@ -213,7 +211,7 @@ def _open_folder(
         sample_rate=SAMPLE_RATE,
         process_index=process,
     )
-    known = np.array([clip in folder.rows for clip in range(num_clips)])
+    known = np.isin(np.arange(num_clips), list(folder.rows))
     # The first process decides: a shared file system may show the others an older state.
     known = np.asarray(multihost_utils.broadcast_one_to_all(known), bool)
     if process == 0:
@@ -227,13 +225,13 @@ def _open_folder(
     return folder, np.flatnonzero(~known)
 
 
-def _read_real(data: DataConfig, data_dir: str | None, num_real: int) -> list[np.ndarray]:
+def _read_real(data: DataConfig, num_real: int) -> list[np.ndarray]:
     """Validation clips, spread over the split, as the model hears them."""
     if not num_real:
         return []
     from poolformer_jax.data.source import open_splits
 
-    clips = open_splits(dataclasses.replace(data, data_dir=data_dir or data.data_dir))["validation"]
+    clips = open_splits(data)["validation"]
     count = min(num_real, len(clips))
     pcm = [clips[index * len(clips) // count]["audio"] for index in range(count)]
     codec, normalize = data.codec, data.normalize

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import poolformer_jax
+from poolformer_jax.config_checks import check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_metrics_page
+from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.references import choose_reference, open_reference
 
 if TYPE_CHECKING:
@@ -76,6 +78,11 @@ def score_samples(
     with user_errors():
         folder, classifier_dir = _find_folders(samples, workdir, classifier)
         chosen = choose_reference(workdir, reference, data_dir, samples=folder, partial=partial)
+        out = folder / "metrics" if out is None else local_path("out", out)
+        references = None if reference_dir is None else local_path("reference_dir", reference_dir)
+        check_range("bootstrap", bootstrap, 0, 100_000)
+        check_range("num_cells", num_cells, 2, 10_000)
+        check_range("batch_size", batch_size, 1, 100_000)
         if bootstrap == 1:
             raise ValueError("bootstrap 1 must be 0 or at least 2: one resample has no spread")
 
@@ -109,12 +116,11 @@ def score_samples(
             normalize=data.normalize,
             seed=seed,
         )
-        out = pathlib.Path(out) if out else folder / "metrics"
         out.mkdir(parents=True, exist_ok=True)
     mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
     bars = ScoringBars()
     classify = bars.show(functools.partial(classify_clips, saved, batch_size=batch_size, mesh=mesh))
-    keep_in = pathlib.Path(reference_dir or cache_dir() / "references")
+    keep_in = references or cache_dir() / "references"
     key_of = functools.partial(
         reference_key, classifier=sha256, front_end=front_end_hash(saved.config)
     )
@@ -221,11 +227,12 @@ def _find_folders(
             "classifier is missing: make one with launch.train_classifier, or bring the "
             "published one with launch.import_classifier, and pass its folder"
         )
+    classifier = local_path("classifier", classifier)
     if samples is not None:
-        return pathlib.Path(samples), classifier
+        return local_path("samples", samples), classifier
     if workdir is None:
         raise ValueError("give --samples=FOLDER_OF_WAVS, or the --workdir of a run that drew clips")
-    folder = pathlib.Path(workdir) / "samples"
+    folder = local_path("workdir", workdir) / "samples"
     if not folder.is_dir():
         command = ["python", "-m", "launch.sample", f"--workdir={workdir}"]
         command += ["--num_samples=2048", "--batch_size=64", "--length=1s"]

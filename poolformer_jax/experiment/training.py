@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import check_workdir, set_aside_run
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def train(
       UserError: Before anything is compiled, if the workdir, the data or the devices do not fit.
       TrainingDivergedError: If too many steps in a row had to be skipped.
     """
-    workdir = pathlib.Path(workdir)
     with user_errors():
+        workdir = local_path("workdir", workdir)
         changes = check_workdir(workdir, experiment, restart=restart)
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
+import os
 import pathlib
-import re
 import tempfile
-from typing import Any
+from typing import Any, cast
 
+from poolformer_jax.config_checks import shown
 from poolformer_jax.experiment.configuration import (
+    ClassifierExperiment,
     Experiment,
     Sections,
     T,
@@ -17,7 +19,9 @@ from poolformer_jax.experiment.configuration import (
     flat_values,
     make_experiment,
 )
-from poolformer_jax.files import free_path, write_json
+from poolformer_jax.experiment.older_runs import current_values, stamp
+from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.files import free_path, read_json, write_json
 from poolformer_jax.layers.config import EXECUTION_FIELDS
 
 _LOG = logging.getLogger(__name__)
@@ -39,32 +43,55 @@ _RUN_FILES = (
 _PLACES = ("data.data_dir", "data.noise_dir")
 
 
-def read_experiment(workdir: pathlib.Path, kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
-    """Reads the resolved configuration of a run.
+def read_experiment(workdir: str | os.PathLike[str], kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
+    """Reads the resolved configuration of a run, also of an older version.
 
     Raises:
       FileNotFoundError: If the workdir holds no run.
-      ValueError: If it is damaged or of a version whose runs cannot be read any more.
+      ValueError: If it is damaged, of another kind, or of a version whose runs cannot be read.
     """
+    workdir = local_path("workdir", workdir)
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(
             f"{workdir} holds no run: {path} is missing; train one with "
             f"`{kind.TRAIN_COMMAND} --workdir={workdir}`"
         )
+    values = read_values(path)
+    if ("augment" in values) != (kind is ClassifierExperiment):
+        held, wanted = ("a", "no") if "augment" in values else ("no", "a")
+        raise ValueError(
+            f"{workdir} holds the run of {held} classifier, where that of {wanted} classifier is "
+            f"needed; train one with `{kind.TRAIN_COMMAND}`, or name another workdir"
+        )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return make_experiment(_current_layout(values), kind)
-    except ValueError as error:
+        values = current_values(values)
+        sections = [field.name for field in dataclasses.fields(cast(Any, kind))]
+        if missing := [name for name in sections if name not in values]:
+            raise ValueError(f"it has no section {missing}")
+        return make_experiment(values, kind)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged or of another version: {error}; use the version that made the run "
-            "(environment.json), or train into a new workdir"
+            f"({_made_by(workdir)}), or train into a new workdir"
         ) from error
 
 
-def write_experiment(workdir: pathlib.Path, experiment: Sections) -> None:
+def read_values(path: pathlib.Path) -> dict[str, Any]:
+    """What config.json holds, unchecked.
+
+    Raises:
+      ValueError: If it is damaged.
+    """
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; restore it from a copy, or train into a new workdir") from error
+
+
+def write_experiment(workdir: str | os.PathLike[str], experiment: Sections) -> None:
     """Writes the resolved configuration; one process does, when nothing can fail any more."""
-    write_json(workdir / CONFIG_FILE, experiment_values(experiment))
+    write_json(local_path("workdir", workdir) / CONFIG_FILE, stamp(experiment_values(experiment)))
 
 
 def set_aside_run(workdir: pathlib.Path) -> None:
@@ -79,7 +106,7 @@ def set_aside_run(workdir: pathlib.Path) -> None:
 
 
 def check_workdir(
-    workdir: pathlib.Path, experiment: Sections, *, restart: bool = False
+    workdir: str | os.PathLike[str], experiment: Sections, *, restart: bool = False
 ) -> list[str]:
     """Makes the workdir, and checks that it can be written and fits the experiment.
 
@@ -95,7 +122,7 @@ def check_workdir(
         listed), or is no path of a file system.
       OSError: If the workdir cannot be written.
     """
-    check_mounted("workdir", workdir)
+    workdir = local_path("workdir", workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -140,15 +167,6 @@ def check_evaluation(workdir: pathlib.Path, experiment: Experiment) -> None:
         )
 
 
-def check_mounted(flag: str, path: pathlib.Path) -> None:
-    """Raises ValueError for the address of a bucket, which would become a local folder."""
-    if re.match(r"\w+:/", str(path)):
-        raise ValueError(
-            f"--{flag}={path} is not a path of a mounted file system; mount the bucket (for "
-            "example with gcsfuse) at the same path on all hosts"
-        )
-
-
 def _differences(old: Sections, new: Sections) -> dict[str, str]:
     """Returns "section.field: old -> new" by section.field."""
     before, after = flat_values(old), flat_values(new)
@@ -164,18 +182,11 @@ def _may_change(name: str) -> bool:
     return section == "train" or field in EXECUTION_FIELDS or name in _PLACES
 
 
-def _current_layout(values: dict[str, Any]) -> dict[str, Any]:
-    """Before the mixer had a section of its own, its fields were among the model's."""
-    model = values.get("model", {})
-    if "recurrent_width" not in model:
-        return values
-    names = {
-        "recurrent_width": "recurrent_width",
-        "num_gate_blocks": "num_gate_blocks",
-        "complex_recurrence": "complex",
-        "decay_exponent": "decay_exponent",
-        "max_phase": "max_phase",
-    }
-    mixer = {new: model[old] for old, new in names.items() if old in model}
-    rest = {name: value for name, value in model.items() if name not in names}
-    return {**values, "model": {"kind": "poolformer", "mixer": {"kind": "rg_lru", **mixer}, **rest}}
+def _made_by(workdir: pathlib.Path) -> str:
+    """The version that trained in a workdir, as far as its environment.json tells."""
+    try:
+        about = read_json(workdir / "environment.json")
+    except (OSError, ValueError):
+        return "there is no environment.json to tell which"
+    version, commit = about.get("poolformer_jax"), about.get("git_commit")
+    return f"{shown(version)}, commit {shown(commit)}, says environment.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from poolformer_jax.audio.wav import format_wav, read_wav
+from poolformer_jax.files import read_json
 from poolformer_jax.sampling.folder import REAL_PREFIX
 from poolformer_jax.training.metrics_file import METRICS_FILE, describe_lines, read_metrics
 
@@ -123,7 +123,7 @@ def train_command(workdir: pathlib.Path) -> str:
     return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
 
 
-def _require(path: pathlib.Path) -> None:
+def _check_exists(path: pathlib.Path) -> None:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; it is written by: {train_command(path.parent)}"
@@ -131,18 +131,12 @@ def _require(path: pathlib.Path) -> None:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    _require(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); write it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+    _check_exists(path)
+    return read_json(path)
 
 
 def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    _require(path)
+    _check_exists(path)
     records, damaged = read_metrics(path)
     if damaged:
         _LOG.warning("%s of %s are left out", describe_lines(damaged), path)

@@ -11,6 +11,7 @@ from poolformer_jax.data.config import DataConfig
     [
         ({"name": "digit"}, "'digit'; known: digits, digits_tiny, fsdd, sc09"),
         ({"seq_len": 0}, "seq_len 0 must be at least 1"),
+        ({"seq_len": 2_000_000_000}, "seq_len 2000000000 must be at most 1,382,400,000"),
         ({"train_len": 16_001}, "train_len 16001 must be None, or in 1 to seq_len 16000"),
         ({"train_len": 0}, "train_len 0 must be None, or in 1"),
         ({"partial": True}, "partial is for published archives; 'digits' is always whole"),
@@ -19,7 +20,7 @@ from poolformer_jax.data.config import DataConfig
         ({"data_dir": "gs://"}, "neither a path nor a bucket"),
         ({"data_dir": ""}, "data_dir .* got ''"),
         ({"seed": -1}, "seed -1 must be in 0 to"),
-        ({"build_seed": 2**31}, "build_seed 2147483648 must be in 0 to"),
+        ({"build_seed": 2**31}, "build_seed 2147483648 must be at most 2,147,483,647"),
     ],
 )
 def test_bad_values_are_named(fields, message):

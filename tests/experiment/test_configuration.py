@@ -7,6 +7,7 @@ import pytest
 from poolformer_jax.experiment import (
     ClassifierExperiment,
     Experiment,
+    UserError,
     config_file,
     default_config,
     experiment_values,
@@ -120,8 +121,55 @@ def test_a_name_or_a_file_names_a_configuration(tmp_path):
     )
     assert named_config(f"{path}:64").model.width == 64
     assert config_file("digits").name == "digits.py"
-    with pytest.raises(ValueError, match=r"digitz is neither a file nor one of .*, digits, .*sc09"):
+    with pytest.raises(UserError, match=r"digitz is neither a file nor one of .*, digits, .*sc09"):
         named_config("digitz")
+
+
+BEGIN = "from poolformer_jax.experiment import named_config\ndef get_config():\n"
+CONFIG_FILES = {
+    "a syntax error": ("x = 1\ndef get_config(:\n", "line 2: SyntaxError: invalid syntax"),
+    "a dict": (
+        "\ndef get_config():\n    return {'a': 1}\n",
+        r"line 2: .* returns {'a': 1}; it",
+    ),
+    "nothing": ("def get_config():\n    pass\n", r"line 1: get_config\(\) returns None; it must"),
+    "an error": (BEGIN + "    return 1 / 0\n", "line 3: ZeroDivisionError: division by zero"),
+    "an exit": ("import sys\nsys.exit(3)\n", "line 2: SystemExit: 3"),
+    "another type": (
+        BEGIN + "    named_config('digits').model.width = 'abc'\n",
+        "line 3: TypeError: Could not override field 'width'",
+    ),
+    "a misspelt field": (
+        BEGIN + "    named_config('digits').model.widht = 3\n",
+        'line 3: AttributeError: Key "widht" .* locked. Did you mean "width"',
+    ),
+    "another name": (BEGIN + "    return named_config('digitz')\n", "line 3: digitz is neither"),
+    "no get_config": ("x = 1\n", ": it defines no function get_config"),
+    "a parameter": ("def get_config(width):\n    pass\n", "line 1: .*missing .*'width'"),
+    "a NUL byte": ("x = 1\ny = '\0'\n", "line 2: a NUL byte"),
+    "another encoding": (b"x = 1\n\xff\n", "line 2: SyntaxError: .*'utf-8' codec can't decode"),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIG_FILES)
+def test_a_fault_in_a_file_is_named_with_its_line(tmp_path, fault):
+    content, message = CONFIG_FILES[fault]
+    path = tmp_path / "mine.py"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=rf"^{path}.*{message}") as error:
+        named_config(str(path))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_is_no_file_of_a_configuration(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config.json, line 1: .* is a Python file .* no JSON"):
+        named_config(str(tmp_path / "config.json"))
+    for name in ("", "a\0b", "x" * 5000, "~no-such-user/mine.py", "."):
+        with pytest.raises(UserError, match=r"one of the names .*digits"):
+            config_file(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config_file("~/config.json") == tmp_path / "config.json"
 
 
 def test_values_make_the_experiment_again():
@@ -141,10 +189,14 @@ def test_fields_are_replaced_and_the_rest_stays():
     assert lru.model.mixer.kind == "lru" and lru.model.mixer.recurrent_width == 16
 
 
-def test_a_flag_chooses_another_kind_than_the_file_wrote_out():
+def test_a_flag_chooses_another_kind_than_the_file_wrote_out(caplog):
     config = named_config("digits")
     config.model.mixer.kind = "lru"
     mixer = make_experiment(config).model.mixer
+    # The other field of the old kind has its default: nobody set it.
+    assert [record.message for record in caplog.records] == [
+        "config.model.mixer.num_gate_blocks 8 is ignored: kind 'lru' has no such field"
+    ]
     assert (mixer.kind, mixer.recurrent_width) == ("lru", 64)
     assert not hasattr(mixer, "num_gate_blocks")
     config.model.mixer.kind = "rnn"
@@ -153,6 +205,19 @@ def test_a_flag_chooses_another_kind_than_the_file_wrote_out():
 
 
 MISTAKES = [
+    (Experiment, {"model": 3}, "config.model is 3; it must be a section of fields"),
+    (Experiment, {"model": {"kind": []}}, r"config.model.kind is \[\]; known: poolformer"),
+    (
+        Experiment,
+        {"model": {"width": "x" * 999}},
+        r"width is 'x{70,80}\.\.\.; it must be int$",
+    ),
+    (Experiment, {"train": {"num_steps": 2**31}}, "num_steps 2147483648 must be at most 2,147,483"),
+    (
+        Experiment,
+        {"train": {"batch_size": 10**6}},
+        "train.batch_size 1000000 must be at most 134",
+    ),
     (Experiment, {"modle": {}}, "unknown section .*modle"),
     (
         Experiment,

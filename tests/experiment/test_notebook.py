@@ -9,7 +9,7 @@ import pytest
 from poolformer_jax import experiment as ex
 from poolformer_jax.classifier.files import save_classifier
 from poolformer_jax.data.builders.features import DIGIT_WORDS
-from poolformer_jax.files import write_json
+from poolformer_jax.files import write_json, write_whole
 from tests.classifier.random_classifier import saved_classifier
 from tests.experiment.test_workdir import OLD_LAYOUT
 from tests.launch.workdirs import TINY_MODEL
@@ -93,6 +93,8 @@ def test_some_of_the_devices_do(run, tmp_path):
 
 def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
     experiment, workdir = run
+    damaged = tmp_path / "damaged"
+    write_whole(damaged / "config.json", "[1]")
     for call, message in (
         (lambda: ex.train(experiment, "/proc/none"), "cannot write to"),
         (lambda: ex.train(ex.replace(experiment, train={"batch_size": 3}), tmp_path), "8 devices"),
@@ -105,6 +107,21 @@ def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
         (lambda: ex.draw_clips(experiment, {}, 8, length=0), "length 0 must be at least 1"),
         (lambda: ex.draw_clips(experiment, {}, 8, labels=[0] * 8), "the model has no classes"),
         (lambda: ex.sample(workdir, num_clips=0), "^num_clips 0 must be at least 1"),
+        (lambda: ex.draw_clips(experiment, {}, 10**10), "num_clips 10000000000 must be at most"),
+        (
+            lambda: ex.draw_clips(experiment, {}, 10**6, length=16_000),
+            "num_clips 1000000 .* 134,",
+        ),
+        (lambda: ex.sample(workdir, length=10**15), "^length 1000000000000000 must be at most"),
+        (lambda: ex.sample(workdir, num_clips=10**7, length=10**9), "take .* GB, and the disk of"),
+        (lambda: ex.sample(workdir, ""), "^out '' must be a path"),
+        (lambda: ex.evaluate_likelihood(workdir, batch_size=10**9), "^batch_size 1000000000 must"),
+        (lambda: ex.evaluate_likelihood(workdir, chunk_length=7), "chunk length 7 is not a positi"),
+        (lambda: ex.score_samples(samples="", classifier="x"), "^samples '' must be a path"),
+        (lambda: ex.score_samples(workdir=workdir, classifier=""), "^classifier '' must be a path"),
+        (lambda: ex.write_report(damaged), "config.json holds a list, .*; restore it from a copy"),
+        (lambda: ex.write_report(""), "^workdir '' must be a path"),
+        (lambda: ex.named_config("digitz"), "neither a file nor one of"),
         (lambda: ex.sample(workdir, batch_size=-8), "^batch_size -8 must be at least 1"),
         (lambda: ex.score_samples(workdir=workdir), "^classifier is missing"),
         (lambda: ex.import_classifier(tmp_path / "no.pth", tmp_path / "new"), "No such file"),

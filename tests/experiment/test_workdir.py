@@ -4,15 +4,20 @@ import pathlib
 
 import pytest
 
+import poolformer_jax
 from poolformer_jax.experiment import (
     ClassifierExperiment,
     Experiment,
     check_workdir,
+    experiment_values,
+    older_runs,
     read_experiment,
     replace,
     write_experiment,
 )
+from poolformer_jax.experiment.older_runs import LAYOUT, stamp
 from poolformer_jax.experiment.workdir import check_evaluation, set_aside_run
+from poolformer_jax.files import write_json
 
 # What version 0.1 wrote: no kinds, and the mixer's fields among the model's.
 OLD_LAYOUT = {
@@ -84,7 +89,9 @@ def test_round_trip(tmp_path):
     assert check_workdir(workdir, experiment) == []
     write_experiment(workdir, experiment)
     assert read_experiment(workdir) == experiment
-    assert json.loads((workdir / "config.json").read_text())["model"]["layers"]
+    written = json.loads((workdir / "config.json").read_text())
+    assert (written["version"], written["layout"]) == (poolformer_jax.__version__, LAYOUT)
+    assert list(written) == ["version", "layout", "model", "data", "train"]
 
 
 def test_run_of_the_old_layout_is_read(tmp_path):
@@ -99,10 +106,86 @@ def test_run_of_the_old_layout_is_read(tmp_path):
     assert check_workdir(tmp_path, experiment) == []
 
 
-def test_run_that_cannot_be_read_any_more(tmp_path):
-    (tmp_path / "config.json").write_text('{"model": {"depth": 3}}')
-    with pytest.raises(ValueError, match=r"config.json is damaged or of another version: .*new wo"):
+def test_run_of_the_first_fields_is_read(tmp_path):
+    """Those that came later had, until then, the value that is their default."""
+    later = {"partial", "crop", "num_classes", "label_dropout"}
+    first = {
+        section: {name: value for name, value in fields.items() if name not in later}
+        for section, fields in OLD_LAYOUT.items()
+    }
+    for name, values in (("first", first), ("old", OLD_LAYOUT)):
+        write_json(tmp_path / name / "config.json", values)
+    assert read_experiment(tmp_path / "first") == read_experiment(tmp_path / "old")
+
+
+WHOLE = stamp(experiment_values(Experiment()))
+DAMAGED = {
+    "a list": ("[1, 2]", "holds a list, not a JSON object; restore it from a copy"),
+    "nested": ("[" * 100_000, "is not valid JSON: too long a number or too deep; restore"),
+    "no UTF-8": (b'{"model": "\xff"}', "is not text in UTF-8: byte 11; restore"),
+    "a long number": (f'{{"model": {"9" * 5000}}}', "is not valid JSON: too long"),
+    "cut off": ('{"model": {', "is not valid JSON: .*line 1 column .*; restore it from a copy"),
+    "empty": ("", "is not valid JSON"),
+    "a field unknown": (
+        WHOLE | {"model": {"depth": 3}},
+        r"unknown field \['depth'\] .*0.1.0', c",
+    ),
+    "a type": (WHOLE | {"model": {"width": "wide"}}, "width is 'wide'; it must be int"),
+    "a section": (WHOLE | {"data": 3}, "config.data is 3; it must be a section"),
+    "an old section": ({"model": 3, "data": {}, "train": {}}, "model is 3, not a section"),
+    "an old mixer": ({"model": {"max_phase": 1, "mixer": []}}, r"mixer is \[\], not a section"),
+    "no section": ({"layout": 2, "model": {}}, r"it has no section \['data', 'train'\]"),
+    "no layout": (WHOLE | {"layout": "x"}, "its layout is 'x', not a number"),
+    "a newer layout": (
+        WHOLE | {"layout": 99, "version": "7.0", "model": {"shape": 3}},
+        "version '7.0' wrote it in layout 99, and this one, 0.1.0, reads layouts up to 2",
+    ),
+    "a classifier": (WHOLE | {"augment": {}}, "holds the run of a classifier, where that of no"),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_run_that_cannot_be_read(tmp_path, fault):
+    content, message = DAMAGED[fault]
+    content = json.dumps(content) if isinstance(content, dict) else content
+    content = content.encode() if isinstance(content, str) else content
+    (tmp_path / "config.json").write_bytes(content)
+    about = {"poolformer_jax": "0.1.0", "git_commit": "abc"}
+    (tmp_path / "environment.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=message) as error:
         read_experiment(tmp_path)
+    said = str(error.value)
+    assert "new workdir" in said or "another workdir" in said
+    assert str(tmp_path) in said and len(said.splitlines()) == 1 and len(said) < 1000
+
+
+def test_removed_fields(tmp_path, monkeypatch, caplog):
+    removed = {"model.mixer.bias": ((False, None), "mixers have none today")}
+    monkeypatch.setattr(older_runs, "_REMOVED", removed)
+    caplog.set_level("INFO")
+    for value in (False, None):
+        write_json(tmp_path / "config.json", _with_mixer(bias=value))
+        assert read_experiment(tmp_path) == Experiment()
+    assert "config.json has model.mixer.bias, False: ignored" in caplog.messages[0]
+    write_json(tmp_path / "config.json", _with_mixer(bias=True))
+    message = r"model.mixer.bias is True, a field of older versions: mixers have none today; use th"
+    with pytest.raises(ValueError, match=message):
+        read_experiment(tmp_path)
+
+
+def _with_mixer(**fields):
+    mixer = WHOLE["model"]["mixer"] | fields
+    return WHOLE | {"model": WHOLE["model"] | {"mixer": mixer}}
+
+
+def test_the_home_folder_and_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_experiment("~/run", Experiment())
+    assert (tmp_path / "run" / "config.json").is_file()
+    assert check_workdir("~/run", Experiment()) == [] and read_experiment("~/run") == Experiment()
+    for path in ("", " ", "a\0b", "~no-such-user/run"):
+        with pytest.raises(ValueError, match=r"^workdir '.*' must be a path"):
+            check_workdir(path, Experiment())
 
 
 def test_another_model_or_data_is_refused_and_listed(tmp_path):

@@ -30,6 +30,13 @@ TRAIN = ("train", "--config=digits", "--workdir=unused")
         (["--config.train.batch_size=abc"], "--config.train.batch_size=abc: invalid literal"),
         (["--wrokdir=x"], "wrokdir"),
         (["oops"], r"unknown arguments \['oops'\]"),
+        (["--workdir="], "^error: --workdir '' must be a path; the current folder is called '.'"),
+        (["--data_dir="], "data_dir must be a path or None"),
+        (["--config.model.layers[0]=2"], "0 is not a valid index"),
+        (
+            ["--config.model.mixer.kind=lru", "--config.model.mixer.num_gate_blocks=32"],
+            "--config.model.mixer.num_gate_blocks has no effect: the chosen kind has no such field",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(flags, message):
@@ -139,6 +146,12 @@ def test_positional_arguments():
 )
 def test_durations(text, samples):
     assert parse_duration("length", text, 16_000) == samples
+
+
+@pytest.mark.parametrize("text", ["86401s", "9" * 400 + "s", "99999999999999ms"])
+def test_more_than_a_day(text):
+    with pytest.raises(ValueError, match=r"--length=9*8?6?4?0?1?m?s? is more than a day of audio"):
+        parse_duration("length", text, 16_000)
 
 
 @pytest.mark.parametrize("text", ["", "s", "1m", "-1s", "0", "0s", "1.5", "1,5s", "0.00001s"])

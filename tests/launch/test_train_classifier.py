@@ -135,10 +135,12 @@ def test_another_network_in_the_same_workdir(whole, tiny_config):
 
 
 def test_run_of_a_version_that_counted_epochs(tmp_path, tiny_config):
-    config = {"model": {"kind": "small", "num_classes": 10}, "train": {"num_epochs": 2}}
+    model = {"kind": "small", "num_classes": 10}
+    config = {"model": model, "data": {}, "train": {"num_epochs": 2}, "augment": {}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     message = mistake("train_classifier", *flags_of(tmp_path, tiny_config))
-    assert len(message.splitlines()) == 1 and "num_epochs" in message
+    assert len(message.splitlines()) == 1 and "train.num_epochs is 2" in message
+    assert "classifier.json and classifier.npz beside it can be used" in message
     assert "use the version that made the run" in message and "train into a new workdir" in message
 
 

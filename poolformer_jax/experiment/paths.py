@@ -1,0 +1,43 @@
+"""Paths as users write them, on command lines and in calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+from typing import TypeVar
+
+from poolformer_jax.data.config import DatasetConfig
+
+D = TypeVar("D", bound=DatasetConfig)
+
+
+def local_path(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path that an argument gives, on a mounted file system; `~` is the home folder.
+
+    Args:
+      name: Of the argument, for the error.
+      path: Its value.
+
+    Raises:
+      ValueError: If it is empty, which would be the current folder, or the address of a bucket,
+        which would become a folder of that name, or no path.
+    """
+    text = os.fspath(path)
+    if not text.strip() or "\0" in text:
+        raise ValueError(f"{name} {text!r} must be a path; the current folder is called '.'")
+    if re.match(r"\w+:/", text):
+        raise ValueError(
+            f"--{name}={text} is not a path of a mounted file system; mount the bucket (for "
+            "example with gcsfuse) at the same path on all hosts"
+        )
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} {text!r} must be a path: {error}") from error
+
+
+def with_data_dir(data: D, data_dir: str | os.PathLike[str] | None) -> D:
+    """The data set in another folder, if one is given; errors as `DatasetConfig`."""
+    return data if data_dir is None else dataclasses.replace(data, data_dir=os.fspath(data_dir))
