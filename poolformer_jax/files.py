@@ -1,10 +1,14 @@
-"""Files that are there whole or not at all: the one way in which this project writes them."""
+"""Files that are there whole or not at all: the one way in which this project writes them.
+
+And what comes from the files of others is shown in one way: `quoted`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
+import reprlib
 from typing import Any
 
 
@@ -32,3 +36,28 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Writes an indented JSON file in one go."""
     write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a device, a pipe or a folder, of which reading may never end.
+
+    A file that is missing is left to whoever opens it.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file; name one")
+
+
+def quoted(value: Any, most: int = 80) -> str:
+    """Shows what comes from somebody's file: quoted, cut, without new lines and terminal codes.
+
+    Args:
+      value: A name or text; other values are shown as Python does, their inner parts left out.
+      most: Characters that are shown.
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}..."
+    shortened = reprlib.Repr()
+    shortened.maxlevel = 2  # Parts that refer to each other have exponentially many paths.
+    shown = shortened.repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}..."

@@ -50,9 +50,9 @@ def import_classifier(
             raise ValueError(f"{workdir} holds a classifier already; name another --workdir")
         names = tuple(class_names or DIGIT_WORDS)
         config = ClassifierConfig(num_classes=len(names), mel_padding=mel_padding)
+        params, stats = import_resnext(config, read_torch_tensors(file))
         with file.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        params, stats = import_resnext(config, read_torch_tensors(file))
         classifier = SavedClassifier(
             config=config,
             class_names=names,

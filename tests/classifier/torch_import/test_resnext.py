@@ -57,7 +57,7 @@ def test_faults_are_listed(tensors):
         import_resnext(CONFIG, wrong)
     assert str(error.value).split("; ")[1:] == [
         "missing: bn_1.bias",
-        "unknown: fc.weight",
+        "unknown: 'fc.weight'",
         "unsuitable: classifier.bias is not finite, "
         "classifier.weight has shape (12, 1024), not (10, 1024), "
         "conv_1_3x3.weight has shape (64, 3, 3, 3), not (64, 1, 3, 3)",
@@ -91,7 +91,7 @@ def test_binary_ends_in_one_line_for_another_file(tmp_path):
     shutil.copy(pathlib.Path(__file__).parent / "torch_zip.pth", tmp_path)
     flags = [str(tmp_path / "torch_zip.pth"), f"--workdir={tmp_path / 'classifier'}"]
     message = mistake("import_classifier", *flags, positional=POSITIONAL)
-    assert re.fullmatch(r"error: .* ResNeXt-29 8x64d; missing: .*; unknown: 0.bias, .*", message)
+    assert re.fullmatch(r"error: .* ResNeXt-29 8x64d; missing: .*; unknown: '0.bias', .*", message)
     assert not (tmp_path / "classifier").exists()
 
 
