@@ -48,6 +48,12 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path} is not a regular file; name one")
 
 
+def plain(name: str | os.PathLike[str], most: int = 300) -> str:
+    """A name or message for people: as it is, but quoted and cut if it would garble a terminal."""
+    text = os.fspath(name)
+    return text if text.isprintable() and len(text) <= most else quoted(text)
+
+
 def quoted(value: Any, most: int = 80) -> str:
     """Shows what comes from somebody's file: quoted, cut, without new lines and terminal codes.
 
