@@ -8,8 +8,10 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from poolformer_jax import own_files
 from poolformer_jax.classifier.config import ClassifierConfig, MelPadding
 from poolformer_jax.classifier.files import (
+    ARRAYS,
     DESCRIPTION,
     SavedClassifier,
     classifier_hash,
@@ -48,6 +50,7 @@ def import_classifier(
     with user_errors():
         if (workdir / DESCRIPTION).exists():
             raise ValueError(f"{workdir} holds a classifier already; name another --workdir")
+        own_files.check(workdir, (DESCRIPTION, ARRAYS))
         names = tuple(class_names or DIGIT_WORDS)
         config = ClassifierConfig(num_classes=len(names), mel_padding=mel_padding)
         params, stats = import_resnext(config, read_torch_tensors(file))
@@ -60,6 +63,7 @@ def import_classifier(
             params=params,
             stats=stats,
         )
+        own_files.claim(workdir, (DESCRIPTION, ARRAYS))
         save_classifier(workdir, classifier)
     _LOG.info(
         "%s: %s, %s parameters, classes %s; hash %s",

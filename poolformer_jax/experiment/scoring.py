@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import poolformer_jax
+from poolformer_jax import own_files
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_metrics_page
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 Folder = str | os.PathLike[str]
+
+_FILES = ("metrics.json", "index.html")
 
 
 def score_samples(
@@ -69,13 +72,19 @@ def score_samples(
       All scores; `scores.sets` has the generated clips first.
 
     Raises:
-      UserError: If something is missing or does not fit, or a clip cannot be read.
+      UserError: If something is missing or does not fit, files of others are in the way, or a clip
+        cannot be read.
     """
     with user_errors():
         folder, classifier_dir = _find_folders(samples, workdir, classifier)
         data, split = _choose_reference(workdir, reference, data_dir, partial=partial)
         if bootstrap == 1:
             raise ValueError("bootstrap 1 must be 0 or at least 2: one resample has no spread")
+        out = pathlib.Path(out) if out else folder / "metrics"
+        # Earlier versions kept no list of what they wrote.
+        is_result = own_files.is_result(out / _FILES[0], "samples", "reference", "classifier")
+        own = _FILES if is_result else ()
+        own_files.check(out, _FILES, own=own)
 
     # Only now the imports of JAX and data sets, which take seconds.
     import jax
@@ -109,8 +118,7 @@ def score_samples(
             normalize=data.normalize,
             seed=seed,
         )
-        out = pathlib.Path(out) if out else folder / "metrics"
-        out.mkdir(parents=True, exist_ok=True)
+        own_files.claim(out, _FILES, own=own)
     mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
     bars = ScoringBars()
     classify = bars.show(functools.partial(classify_clips, saved, batch_size=batch_size, mesh=mesh))

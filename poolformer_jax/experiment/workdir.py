@@ -8,6 +8,7 @@ import re
 import tempfile
 from typing import Any
 
+from poolformer_jax import own_files
 from poolformer_jax.experiment.configuration import (
     Experiment,
     Sections,
@@ -20,6 +21,8 @@ from poolformer_jax.files import write_json
 from poolformer_jax.layers.config import EXECUTION_FIELDS
 
 CONFIG_FILE = "config.json"
+RUN_FILES = (CONFIG_FILE, "environment.json", "metrics.jsonl", "checkpoints")
+"""What every training writes to its workdir."""
 
 _PLACES = ("data.data_dir", "data.noise_dir")
 
@@ -64,7 +67,7 @@ def check_workdir(workdir: pathlib.Path, experiment: Sections) -> list[str]:
     Raises:
       ValueError: If the workdir was made with another model or data (all differing fields are
         listed), or is no path of a file system.
-      OSError: If the workdir cannot be written.
+      OSError: If the workdir cannot be written, or holds no run but files of a run's names.
     """
     check_mounted("workdir", workdir)
     try:
@@ -76,6 +79,7 @@ def check_workdir(workdir: pathlib.Path, experiment: Sections) -> list[str]:
             f"cannot write to --workdir={workdir} ({error.strerror}); choose a writable folder"
         ) from error
     if not (workdir / CONFIG_FILE).exists():
+        own_files.check(workdir, RUN_FILES)
         return []
     found = _differences(read_experiment(workdir, type(experiment)), experiment)
     fixed = [text for name, text in found.items() if not _may_change(name)]
