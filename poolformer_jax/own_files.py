@@ -29,7 +29,9 @@ def listed(folder: pathlib.Path) -> frozenset[str] | None:
     try:
         names = json.loads(path.read_bytes())["files"]
         # A name that leads out of the folder is nobody's.
-        return frozenset(name for name in names if name == os.path.basename(name) != "")
+        return frozenset(
+            name for name in names if os.path.basename(name) == name not in ("", ".", "..")
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError) as error:

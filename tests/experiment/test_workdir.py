@@ -177,3 +177,14 @@ def test_evaluation_needs_the_same_model_and_codec_only(tmp_path):
 def test_no_run_in_workdir(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no run: .*config.json is missing"):
         read_experiment(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["environment.json", "metrics.jsonl", "checkpoints"])
+def test_files_of_others_are_no_run(tmp_path, name):
+    (tmp_path / "notes.txt").touch()
+    assert check_workdir(tmp_path, Experiment()) == []
+    (tmp_path / name).touch()
+    with pytest.raises(FileExistsError, match=rf"{name} is in the way and is kept"):
+        check_workdir(tmp_path, Experiment())
+    write_experiment(tmp_path, Experiment())  # Of a run, perhaps of a version without a list.
+    assert check_workdir(tmp_path, Experiment()) == []

@@ -112,9 +112,12 @@ def test_binary_refuses_harmful_and_missing_files_and_keeps_what_is_there(tmp_pa
     (tmp_path / "evil.pth").write_bytes(b"cposix\nsystem\n(X\x04\x00\x00\x00exittR.")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "classifier.json").touch()
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "classifier.npz").touch()
     for source, workdir, message in (
         ("evil.pth", "new", r".*evil.pth is refused, .* it names posix.system; .*"),
         ("none.pth", "new", r".*No such file.*none.pth'"),
+        ("evil.pth", "arrays", r".*arrays/classifier.npz is in the way and is kept: .*"),
         ("evil.pth", "full", r".*full holds a classifier already; name another --workdir"),
     ):
         flags = [str(tmp_path / source), f"--workdir={tmp_path / workdir}"]
