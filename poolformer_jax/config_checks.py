@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_type_hints
 
+from poolformer_jax.files import quoted
+
 Platform = Literal["cpu", "gpu", "tpu"]
 """What a program is compiled for. Configurations name it; nothing inspects the machine."""
 
@@ -55,7 +57,7 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
     if issubclass(config_type, Variant):
         kinds, kind = config_type.kinds(), values.pop("kind", None)
         if not isinstance(kind, str) or kind not in kinds:
-            raise ValueError(f"{name}.kind is {shown(kind)}; known: {', '.join(kinds)}")
+            raise ValueError(f"{name}.kind is {quoted(kind)}; known: {', '.join(kinds)}")
         chosen, choice = kinds[kind], f" of kind {kind!r}"
     hints = get_type_hints(chosen)
     known = {field.name for field in dataclasses.fields(cast(Any, chosen))}
@@ -70,7 +72,7 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
     for field in [field for field in values if field in others]:
         if (value := values.pop(field)) != others[field]:
             _LOG.warning(
-                "%s.%s %s is ignored: kind %r has no such field", name, field, shown(value), kind
+                "%s.%s %s is ignored: kind %r has no such field", name, field, quoted(value), kind
             )
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown field {unknown} in {name}{choice}; known: {sorted(known)}")
@@ -120,14 +122,14 @@ def check_range(name: str, value: int | None, minimum: int, maximum: int) -> Non
     if value < minimum:
         raise ValueError(f"{name} {value} must be at least {minimum}")
     if value > maximum:
-        raise ValueError(f"{name} {shown(value)} must be at most {maximum:,}")
+        raise ValueError(f"{name} {quoted(value)} must be at most {maximum:,}")
 
 
 def check_batch(name: str, batch_size: int, length: int) -> None:
     """Raises ValueError if a batch of clips is more than an array on a device can be."""
     if batch_size * length > MAX_INT:
         raise ValueError(
-            f"{name} {shown(batch_size)} must be at most {MAX_INT // length:,} for clips of "
+            f"{name} {quoted(batch_size)} must be at most {MAX_INT // length:,} for clips of "
             f"{length:,} samples"
         )
 
@@ -155,22 +157,16 @@ def check_seed(config: Any, *names: str) -> None:
             raise ValueError(f"{name} {getattr(config, name)} must be in 0 to 2^31 - 1")
 
 
-def shown(value: Any) -> str:
-    """A value as messages show it: quoted, and cut if it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _convert(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     if type(value) is int and float in (hint, *get_args(hint)):
         value = float(value) if abs(value) < 1e300 else math.inf
     if not _matches(value, hint):
-        raise ValueError(f"{name} is {shown(value)}; it must be {_describe(hint)}")
+        raise ValueError(f"{name} is {quoted(value)}; it must be {_describe(hint)}")
     for number in value if isinstance(value, tuple) else (value,):
         if type(number) is int and abs(number) > MAX_INT:
-            raise ValueError(f"{name} {shown(number)} must be at most {MAX_INT:,}")
+            raise ValueError(f"{name} {quoted(number)} must be at most {MAX_INT:,}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is {value}; it must be finite")
     return value

@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all: the one way in which this project writes them."""
+"""Files that are there whole or not at all: the one way in which this project writes them.
+
+And what comes from the files of others is shown in one way: `quoted`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import itertools
 import json
 import os
 import pathlib
+import reprlib
 from typing import Any
 
 
@@ -60,3 +64,34 @@ def free_path(path: pathlib.Path) -> pathlib.Path:
     """The path itself if nothing is there, else the first of path_1, path_2, ... that is free."""
     names = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(1))
     return next(found for found in itertools.chain([path], names) if not found.exists())
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises ValueError for a device, a pipe or a folder, of which reading may never end.
+
+    A file that is missing is left to whoever opens it.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file; name one")
+
+
+def plain(name: str | os.PathLike[str], most: int = 300) -> str:
+    """A name or message for people: as it is, but quoted and cut if it would garble a terminal."""
+    text = os.fspath(name)
+    return text if text.isprintable() and len(text) <= most else quoted(text)
+
+
+def quoted(value: Any, most: int = 80) -> str:
+    """Shows what comes from somebody's file: quoted, cut, without new lines and terminal codes.
+
+    Args:
+      value: A name or text; other values are shown as Python does, their inner parts left out.
+      most: Characters that are shown.
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= most else f"{value[:most]!r}..."
+    shortened = reprlib.Repr()
+    shortened.maxlevel = 2  # Parts that refer to each other have exponentially many paths.
+    shown = shortened.repr(value)
+    return shown if len(shown) <= most else f"{shown[:most]}..."

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from poolformer_jax.files import write_json, write_whole
+from poolformer_jax.files import quoted, write_json, write_whole
 
 
 def test_content_is_written_and_its_folder_made(tmp_path):
@@ -36,3 +36,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_shown_of_a_file_is_quoted_and_short():
+    assert quoted("a\nerror: \x1b[32mdone\u202e\udcff") == r"'a\nerror: \x1b[32mdone\u202e\udcff'"
+    assert quoted("x" * 200) == "'" + "x" * 80 + "'..."
+    assert quoted(("other", 1)) == "('other', 1)"
+    nested = "\n"
+    for _ in range(60):  # As text it would have 2^60 parts.
+        nested = (nested, nested)
+    assert len(quoted(nested)) < 90

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from poolformer_jax import sharding
+from poolformer_jax import own_files, sharding
 from poolformer_jax.classifier.clips import (
     read_labelled_clips,
     read_noise,
@@ -21,6 +21,7 @@ from poolformer_jax.classifier.clips import (
     training_batches,
 )
 from poolformer_jax.classifier.files import (
+    ARRAYS,
     DESCRIPTION,
     SavedClassifier,
     load_classifier,
@@ -43,6 +44,7 @@ from poolformer_jax.training.trainer import Outcome, Trainer
 _LOG = logging.getLogger(__name__)
 
 TEST_FILE = "classifier_test.json"
+_FILES = (DESCRIPTION, ARRAYS, TEST_FILE)
 
 
 def train_classifier(
@@ -77,6 +79,9 @@ def train_classifier(
             raise ValueError(
                 f"--workdir={workdir} holds a classifier that was not trained there; choose another"
             )
+        # In the workdir of a run, of an earlier version perhaps, they are the run's.
+        own = _FILES if (workdir / CONFIG_FILE).exists() else ()
+        own_files.check(workdir, _FILES, own=own)
         parts = config.grad_accum_steps
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         if experiment.augment.probability > 0:
@@ -96,6 +101,7 @@ def train_classifier(
         mesh=mesh,
         changes=changes,
     )
+    own_files.claim(workdir, _FILES, own=own)
     source = {
         "trained_on": data.name,
         "training_clips_sha256": hashlib.sha256(clips["train"].audio.data).hexdigest(),

@@ -13,8 +13,9 @@ from ml_collections import config_dict
 
 from poolformer_jax.audio.codec import NUM_CODES, silence_code
 from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
-from poolformer_jax.config_checks import check_batch, config_values, make_config, shown
+from poolformer_jax.config_checks import check_batch, config_values, make_config
 from poolformer_jax.data.config import DataConfig, LabelledDataConfig
+from poolformer_jax.files import quoted
 from poolformer_jax.models.config import SequenceModelConfig, check_length
 from poolformer_jax.models.registry import DEFAULT_MODEL
 from poolformer_jax.training.config import TrainConfig
@@ -161,7 +162,7 @@ def make_experiment(
     values = _merge(default, given)
     for name, section in values.items():
         if not isinstance(section, Mapping):
-            raise ValueError(f"config.{name} is {shown(section)}; it must be a section of fields")
+            raise ValueError(f"config.{name} is {quoted(section)}; it must be a section of fields")
     return kind(
         **{name: make_config(hints[name], values[name], name=f"config.{name}") for name in values}
     )

@@ -14,8 +14,9 @@ import jax
 from jax.sharding import Mesh
 
 import poolformer_jax
+from poolformer_jax import own_files
 from poolformer_jax.experiment.configuration import Sections
-from poolformer_jax.experiment.workdir import write_experiment
+from poolformer_jax.experiment.workdir import CONFIG_FILE, RUN_FILES, write_experiment
 from poolformer_jax.files import write_json
 
 _LOG = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def record_start(
       What environment.json holds.
     """
     environment = describe_environment(num_parameters)
+    is_run = (workdir / CONFIG_FILE).exists()  # Perhaps of a version that kept no list.
+    own_files.claim(workdir, RUN_FILES, own=RUN_FILES if is_run else ())
     write_experiment(workdir, experiment)
     write_json(workdir / "environment.json", environment)
     devices = f"{mesh.size} {environment['platform']} devices"

@@ -7,8 +7,10 @@ import logging
 import os
 from collections.abc import Sequence
 
+from poolformer_jax import own_files
 from poolformer_jax.classifier.config import ClassifierConfig, MelPadding
 from poolformer_jax.classifier.files import (
+    ARRAYS,
     DESCRIPTION,
     SavedClassifier,
     classifier_hash,
@@ -48,11 +50,12 @@ def import_classifier(
         file, workdir = local_path("file", file), local_path("workdir", workdir)
         if (workdir / DESCRIPTION).exists():
             raise ValueError(f"{workdir} holds a classifier already; name another --workdir")
+        own_files.check(workdir, (DESCRIPTION, ARRAYS))
         names = tuple(class_names or DIGIT_WORDS)
         config = ClassifierConfig(num_classes=len(names), mel_padding=mel_padding)
+        params, stats = import_resnext(config, read_torch_tensors(file))
         with file.open("rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        params, stats = import_resnext(config, read_torch_tensors(file))
         classifier = SavedClassifier(
             config=config,
             class_names=names,
@@ -60,6 +63,7 @@ def import_classifier(
             params=params,
             stats=stats,
         )
+        own_files.claim(workdir, (DESCRIPTION, ARRAYS))
         save_classifier(workdir, classifier)
     _LOG.info(
         "%s: %s, %s parameters, classes %s; hash %s",

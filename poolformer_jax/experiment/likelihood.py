@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from poolformer_jax import own_files
 from poolformer_jax.config_checks import MAX_INT, check_batch, check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
@@ -103,6 +104,12 @@ def evaluate_likelihood(
         evaluate = make_likelihood_evaluator(model, mesh, chunk_length=chunk_length)
         sharding.check_batch_size("train.eval_batch_size", batch_size, mesh)
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
+        chosen = None if step == "best" else number
+        variant = name_variant(trained.data, data, step=chosen, weights=weights)
+        files = [path(workdir, split, variant).name for path in (json_path, csv_path)]
+        # Earlier versions kept no list of what they wrote.
+        is_result = own_files.is_result(workdir / files[0], "split", "bits_per_sample", "curve")
+        own_files.check(workdir, files, own=files if is_result else ())
         source = open_splits(data)[split]
         batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
     likelihood = evaluate(params, batches)
@@ -117,9 +124,8 @@ def evaluate_likelihood(
         "chunk_length": chunk_length,
         "training_length": training_length,
     }
-    chosen = None if step == "best" else number
-    variant = name_variant(trained.data, data, step=chosen, weights=weights)
     try:
+        own_files.claim(workdir, files, own=files if is_result else ())
         result = write_likelihood(workdir, split, source, likelihood, variant=variant, about=about)
     except FloatingPointError as error:
         raise FloatingPointError(f"step {number}: {error}") from error

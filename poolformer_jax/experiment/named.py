@@ -11,9 +11,9 @@ import types
 
 from ml_collections import config_dict
 
-from poolformer_jax.config_checks import shown
 from poolformer_jax.experiment.errors import UserError
 from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.files import quoted
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _INSTALLED, _CLONED = _PACKAGE / "configs", _PACKAGE.parent / "configs"
@@ -111,7 +111,7 @@ def _run(path: pathlib.Path, arguments: list[str]) -> config_dict.ConfigDict:
         raise _mistake(
             path,
             line,
-            f"get_config() returns {shown(config)}; it must return a ConfigDict, such as "
+            f"get_config() returns {quoted(config)}; it must return a ConfigDict, such as "
             "default_config() with some fields changed",
         )
     return config

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import poolformer_jax
-from poolformer_jax.config_checks import shown
+from poolformer_jax.files import quoted
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,10 +55,10 @@ def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
     current = copy.deepcopy(dict(values))
     layout, version = current.pop("layout", 1), current.pop("version", None)
     if type(layout) is not int:
-        raise ValueError(f"its layout is {shown(layout)}, not a number")
+        raise ValueError(f"its layout is {quoted(layout)}, not a number")
     if layout > LAYOUT:
         raise ValueError(
-            f"version {shown(version)} wrote it in layout {layout}, and this one, "
+            f"version {quoted(version)} wrote it in layout {layout}, and this one, "
             f"{poolformer_jax.__version__}, reads layouts up to {LAYOUT}"
         )
     moved = {}
@@ -74,7 +74,7 @@ def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
         if field in section:
             value = section.pop(field)
             if value not in meaningless:
-                raise ValueError(f"{name} is {shown(value)}, a field of older versions: {about}")
+                raise ValueError(f"{name} is {quoted(value)}, a field of older versions: {about}")
             _LOG.info("config.json has %s, %r: ignored, it means nothing any more", name, value)
     return current
 
@@ -85,5 +85,5 @@ def _find(values: dict[str, Any], name: str, *, make: bool = False) -> tuple[dic
     for section in sections:
         values = values.setdefault(section, {}) if make else values.get(section, {})
         if not isinstance(values, dict):
-            raise ValueError(f"{section} is {shown(values)}, not a section")
+            raise ValueError(f"{section} is {quoted(values)}, not a section")
     return values, field

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from poolformer_jax.audio.codec import decode, encode
-from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.experiment.conditions import check_amount, choose_label, read_prompt
@@ -24,6 +23,7 @@ from poolformer_jax.experiment.pages import offer_sample_page
 from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.ops.draw import Draw
+from poolformer_jax.sampling.folder import check_folder
 
 if TYPE_CHECKING:
     from poolformer_jax.sampling.folder import SampleFolder
@@ -68,7 +68,7 @@ def sample(
       weights: The averaged parameters, or those that were trained.
       num_real: Validation clips to write beside, as the model hears them.
       data_dir: Folder of data sets, if it is another than the run's.
-      overwrite: Whether to replace the clips of another draw.
+      overwrite: Whether to replace the clips of another draw; files of others are kept.
       distributed: Whether to connect the processes of a pod first.
       devices: What to draw on; all devices if None.
 
@@ -77,8 +77,8 @@ def sample(
 
     Raises:
       UserError: Before anything is compiled, if something is missing or does not fit, or the folder
-        holds clips of another draw; later if a clip cannot be written, or another process of the
-        pod failed.
+        holds clips of another draw, or files of others where clips will be; later if a clip cannot
+        be written, or another process of the pod failed.
       FloatingPointError: If logits are not finite; the batches before are in the folder.
     """
     draw = draw or Draw()
@@ -91,6 +91,7 @@ def sample(
         check_amount(num_clips, length, batch_size=batch_size, out=out)
         label_of = choose_label(experiment, label, draw)
         codes = read_prompt(prompt, prompt_length, data=data, length=length)
+        check_folder(out, num_clips=num_clips, num_real=num_real)
 
     # Only now the imports of JAX and checkpoints, which take seconds.
     import jax
@@ -215,9 +216,7 @@ def _open_folder(
     # The first process decides: a shared file system may show the others an older state.
     known = np.asarray(multihost_utils.broadcast_one_to_all(known), bool)
     if process == 0:
-        folder.start()
-        for index, pcm in enumerate(real):
-            write_wav(out / f"{sample_folder.REAL_PREFIX}{index:05d}.wav", pcm, SAMPLE_RATE)
+        folder.start(real, num_processes=jax.process_count())
     multihost_utils.sync_global_devices("the folder is ready")
     is_shared = (out / sample_folder.SETTINGS_FILE).is_file()
     if not np.all(multihost_utils.process_allgather(np.array(is_shared))):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import poolformer_jax
+from poolformer_jax import own_files
 from poolformer_jax.config_checks import check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 Folder = str | os.PathLike[str]
+
+_FILES = ("metrics.json", "index.html")
 
 
 def score_samples(
@@ -73,7 +76,8 @@ def score_samples(
       All scores; `scores.sets` has the generated clips first.
 
     Raises:
-      UserError: If something is missing or does not fit, or a clip cannot be read.
+      UserError: If something is missing or does not fit, files of others are in the way, or a clip
+        cannot be read.
     """
     with user_errors():
         folder, classifier_dir = _find_folders(samples, workdir, classifier)
@@ -85,6 +89,10 @@ def score_samples(
         check_range("batch_size", batch_size, 1, 100_000)
         if bootstrap == 1:
             raise ValueError("bootstrap 1 must be 0 or at least 2: one resample has no spread")
+        # Earlier versions kept no list of what they wrote.
+        is_result = own_files.is_result(out / _FILES[0], "samples", "reference", "classifier")
+        own = _FILES if is_result else ()
+        own_files.check(out, _FILES, own=own)
 
     # Only now the imports of JAX and data sets, which take seconds.
     import jax
@@ -116,7 +124,7 @@ def score_samples(
             normalize=data.normalize,
             seed=seed,
         )
-        out.mkdir(parents=True, exist_ok=True)
+        own_files.claim(out, _FILES, own=own)
     mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
     bars = ScoringBars()
     classify = bars.show(functools.partial(classify_clips, saved, batch_size=batch_size, mesh=mesh))

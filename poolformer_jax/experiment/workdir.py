@@ -9,7 +9,7 @@ import pathlib
 import tempfile
 from typing import Any, cast
 
-from poolformer_jax.config_checks import shown
+from poolformer_jax import own_files
 from poolformer_jax.experiment.configuration import (
     ClassifierExperiment,
     Experiment,
@@ -21,19 +21,18 @@ from poolformer_jax.experiment.configuration import (
 )
 from poolformer_jax.experiment.older_runs import current_values, stamp
 from poolformer_jax.experiment.paths import local_path
-from poolformer_jax.files import free_path, read_json, write_json
+from poolformer_jax.files import free_path, quoted, read_json, write_json
 from poolformer_jax.layers.config import EXECUTION_FIELDS
 
 _LOG = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+RUN_FILES = (CONFIG_FILE, "environment.json", "metrics.jsonl", "checkpoints")
+"""What every training writes to its workdir."""
 
-_RUN_FILES = (
-    CONFIG_FILE,
-    "environment.json",
-    "metrics.jsonl",
+_SET_ASIDE = (
+    *RUN_FILES,
     "tensorboard",
-    "checkpoints",
     "damaged_checkpoints",
     "classifier.json",
     "classifier.npz",
@@ -96,7 +95,7 @@ def write_experiment(workdir: str | os.PathLike[str], experiment: Sections) -> N
 
 def set_aside_run(workdir: pathlib.Path) -> None:
     """Moves what a training wrote, and nothing else, to `before_restart` in the workdir."""
-    found = [workdir / name for name in _RUN_FILES if (workdir / name).exists()]
+    found = [workdir / name for name in _SET_ASIDE if (workdir / name).exists()]
     if found:
         target = free_path(workdir / "before_restart")
         target.mkdir()
@@ -120,7 +119,7 @@ def check_workdir(
     Raises:
       ValueError: If the workdir was made with another model or data (all differing fields are
         listed), or is no path of a file system.
-      OSError: If the workdir cannot be written.
+      OSError: If the workdir cannot be written, or holds no run but files of a run's names.
     """
     workdir = local_path("workdir", workdir)
     try:
@@ -131,7 +130,10 @@ def check_workdir(
         raise OSError(
             f"cannot write to --workdir={workdir} ({error.strerror}); choose a writable folder"
         ) from error
-    if restart or not (workdir / CONFIG_FILE).exists():
+    if restart:
+        return []
+    if not (workdir / CONFIG_FILE).exists():
+        own_files.check(workdir, RUN_FILES)
         return []
     found = _differences(read_experiment(workdir, type(experiment)), experiment)
     fixed = [text for name, text in found.items() if not _may_change(name)]
@@ -189,4 +191,4 @@ def _made_by(workdir: pathlib.Path) -> str:
     except (OSError, ValueError):
         return "there is no environment.json to tell which"
     version, commit = about.get("poolformer_jax"), about.get("git_commit")
-    return f"{shown(version)}, commit {shown(commit)}, says environment.json"
+    return f"{quoted(version)}, commit {quoted(commit)}, says environment.json"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import io
+import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -19,17 +20,31 @@ from matplotlib.figure import Figure
 from poolformer_jax.pages.plots import plot_clip
 from poolformer_jax.pages.run_files import Clip
 
+_HEAD = (
+    "<!DOCTYPE html>",
+    "<html lang='en'>",
+    "<head>",
+    "<meta charset='utf-8'>",
+    "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+    "<meta name='color-scheme' content='light dark'>",
+)
+
+
+def is_document(path: pathlib.Path) -> bool:
+    """Whether a file is such a page: earlier versions kept no list of what they wrote."""
+    head = "\n".join(_HEAD).encode()
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(head)) == head
+    except OSError:
+        return False
+
 
 def document(title: str, sections: Sequence[str]) -> str:
     """Returns a whole page as HTML text."""
     style = importlib.resources.files(__package__).joinpath("style.css").read_text("utf-8")
     lines = [
-        "<!DOCTYPE html>",
-        "<html lang='en'>",
-        "<head>",
-        "<meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        "<meta name='color-scheme' content='light dark'>",
+        *_HEAD,
         f"<title>{escape(title)}</title>",
         f"<style>\n{style}</style>",
         "</head>",

@@ -21,6 +21,7 @@ import pathlib
 
 import numpy as np
 
+from poolformer_jax import own_files
 from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.plots import plot_context, plot_loss
@@ -37,11 +38,13 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
       The path of the page.
 
     Raises:
+      FileExistsError: If somebody else's report.html is there.
       FileNotFoundError: If a required file is missing; the message names the command that makes it.
       ValueError: If a file is damaged, or the run is of a classifier.
     """
     run = load_run(workdir)
     path = run.workdir / "report.html"
+    own_files.claim(run.workdir, [path.name], own=[path.name] if page.is_document(path) else [])
     write_whole(path, render_page(run))
     return path
 

@@ -11,7 +11,7 @@ import numpy as np
 from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.run_files import Clip, read_clip
-from poolformer_jax.sampling.folder import PAGE_FILE, REAL_PREFIX, SampleRow, clip_path
+from poolformer_jax.sampling.folder import PAGE_FILE, REAL_PREFIX, SampleRow, clip_path, own_names
 
 MAX_CLIPS = 24
 """Clips on the page: each takes about 0.2 MB, and 4 / 3 of the size of its WAV file."""
@@ -50,7 +50,10 @@ def write_sample_page(
     )
     clips = [read_clip(clip_path(folder, row.clip)) for row in shown]
     notes = [_describe(row) for row in shown]
-    real = [read_clip(path) for path in sorted(folder.glob(f"{REAL_PREFIX}*.wav"))[:MAX_CLIPS]]
+    # Those of somebody else may be of any kind.
+    recordings = [name for name in sorted(own_names(folder)) if name.startswith(REAL_PREFIX)]
+    paths = [folder / name for name in recordings if (folder / name).is_file()]
+    real = [read_clip(path) for path in paths[:MAX_CLIPS]]
     sections = [
         page.tiles(numbers),
         page.section(heading, remark + _cards(clips, notes)),

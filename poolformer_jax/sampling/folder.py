@@ -4,9 +4,13 @@
 |---------------------|-----------------------------------------------------------------------|
 | settings.json       | how the clips were drawn; another draw into the folder is refused     |
 | sample_00007.wav    | clip 7, whole                                                         |
+| real_00007.wav      | a recording, to compare with                                          |
 | rows_*.jsonl        | log-likelihoods of the clips so far, by process; gone in the end      |
 | log_likelihoods.csv | log-likelihoods of all clips, from the least likely to the likeliest  |
 | index.html          | players and spectrograms of some of them (`write_sample_page`)        |
+| written_files.json  | which of these are the program's own, see `own_files`                 |
+
+The clips are not on that list: those in rows_*.jsonl and log_likelihoods.csv are the program's own.
 """
 
 from __future__ import annotations
@@ -16,13 +20,16 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int16
 
+from poolformer_jax import own_files
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.files import write_json, write_whole
 
@@ -31,10 +38,12 @@ TABLE_FILE = "log_likelihoods.csv"
 PAGE_FILE = "index.html"
 REAL_PREFIX = "real_"
 """Begins the names of recordings that lie beside the clips."""
-# What `write_whole` leaves behind if it is killed.
-_HALF_WRITTEN = tuple(
-    f"{name}*.part" for name in ("sample_", REAL_PREFIX, SETTINGS_FILE, TABLE_FILE, PAGE_FILE)
-)
+
+_JOURNAL = re.compile(r"rows_\d+\.jsonl")
+_CLIP = re.compile(r"sample_[0-9]{5,}\.wav")
+_REAL = re.compile(rf"{REAL_PREFIX}[0-9]{{5,}}\.wav")
+# In every settings.json of the versions that kept no list.
+_SETTINGS = ("step", "weights", "parameters_sha256", "seed", "length")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,56 @@ def clip_path(folder: pathlib.Path, clip: int) -> pathlib.Path:
     return folder / f"sample_{clip:05d}.wav"
 
 
+def own_names(folder: pathlib.Path) -> set[str]:
+    """The files in a folder that this project wrote, or may have.
+
+    Raises:
+      ValueError: If a list of them is damaged.
+    """
+    names = own_files.listed(folder)
+    if names is not None:
+        rows = _read_all_rows(folder, names)
+        return {*names, *(clip_path(folder, clip).name for clip in rows)}
+    if not own_files.is_result(folder / SETTINGS_FILE, *_SETTINGS):
+        return set()
+    fixed = (SETTINGS_FILE, TABLE_FILE, PAGE_FILE)
+    return {
+        name
+        for name in os.listdir(folder)
+        if name in fixed or any(p.fullmatch(name) for p in (_JOURNAL, _CLIP, _REAL))
+    }
+
+
+def check_folder(folder: pathlib.Path, *, num_clips: int, num_real: int = 0) -> None:
+    """Checks that clips 0 to num_clips - 1 and their files may be written to a folder.
+
+    Raises:
+      OSError: If a file of somebody else is in the way.
+      ValueError: If a list of the folder is damaged, or it holds clips of unknown origin.
+    """
+    own = own_names(folder)
+    present = sorted(os.listdir(folder)) if folder.is_dir() else []
+    numbered = [
+        name
+        for pattern, count in ((_CLIP, num_clips), (_REAL, num_real))
+        for name in present
+        if pattern.fullmatch(name) and int("".join(filter(str.isdigit, name))) < count
+    ]
+    own_files.check(folder, [*_fixed_names(), *numbered], own=own)
+    if not own and any(name.startswith("sample_") and name.endswith(".wav") for name in present):
+        raise ValueError(
+            f"{folder} holds clips but no {SETTINGS_FILE} that says how they were drawn; they are "
+            "kept: choose another folder"
+        )
+
+
+def _fixed_names(num_real: int = 0, num_processes: int = 1) -> list[str]:
+    """All files but the clips, which have rows."""
+    real = [f"{REAL_PREFIX}{index:05d}.wav" for index in range(num_real)]
+    journals = [f"rows_{index}.jsonl" for index in range(num_processes)]
+    return [SETTINGS_FILE, TABLE_FILE, PAGE_FILE, *real, *journals]
+
+
 class SampleFolder:
     """Clips on disk, and what is known of them.
 
@@ -111,19 +170,45 @@ class SampleFolder:
             raise ValueError(
                 f"{conflict}\nchoose another folder, or replace the clips with --overwrite"
             )
+        self._own = own_names(folder)
         self.rows = self._read_rows()
         self._journal = folder / f"rows_{process_index}.jsonl"
 
-    def start(self) -> None:
-        """Makes the folder and notes the settings; one process does, before clips are added."""
+    def start(
+        self, real: Sequence[Int16[np.ndarray, " _"]] = (), *, num_processes: int = 1
+    ) -> None:
+        """Makes the folder, and notes the settings; one process does, before clips are added.
+
+        Args:
+          real: Recordings to write beside the clips.
+          num_processes: That fill the folder together.
+
+        Raises:
+          FileExistsError: If a file of somebody else is in the way.
+        """
+        names = _fixed_names(len(real), num_processes)
+        kept = {name for name in self._own if not _CLIP.fullmatch(name)}
+        own_files.claim(self.folder, {*names, *kept}, own=self._own)
         write_json(self.folder / SETTINGS_FILE, self._settings)
+        for index, pcm in enumerate(real):
+            write_wav(self.folder / f"{REAL_PREFIX}{index:05d}.wav", pcm, self._sample_rate)
 
     def add(self, row: SampleRow, pcm: Int16[np.ndarray, " t"]) -> None:
-        """Writes a clip; one that is there, whole or not, is replaced."""
-        write_wav(clip_path(self.folder, row.clip), pcm, self._sample_rate)
+        """Writes a clip; one that is there, whole or not, is replaced.
+
+        Raises:
+          FileExistsError: If a file of somebody else is in the way.
+        """
+        path = clip_path(self.folder, row.clip)
+        own_files.check(self.folder, [path.name], own=self._own)
+        # Before the clip, so that a clip without a row is never this project's. In front of the
+        # line as well: one that a killed process left unfinished must not swallow it.
         with open(self._journal, "a", encoding="utf-8") as file:
-            # In front as well: a line that a killed process left unfinished must not swallow it.
             file.write(f"\n{json.dumps(dataclasses.asdict(row))}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._own.add(path.name)
+        write_wav(path, pcm, self._sample_rate)
         self.rows[row.clip] = row
 
     def finish(self, num_clips: int) -> list[SampleRow]:
@@ -148,27 +233,42 @@ class SampleFolder:
             name = clip_path(self.folder, row.clip).name
             writer.writerow({"file": name, **dataclasses.asdict(row)})
         write_whole(self.folder / TABLE_FILE, text.getvalue())
-        _remove(self.folder, "rows_*.jsonl", *_HALF_WRITTEN)
+        own = own_names(self.folder)
+        own_files.remove_half_written(self.folder, own)
+        own_files.remove(self.folder, filter(_JOURNAL.fullmatch, own))
         return ordered
 
     def _read_rows(self) -> dict[int, SampleRow]:
         """Those whose clips are whole: others were cut off, or deleted by someone."""
         header = 44  # Bytes in front of the samples of a WAV file.
-        sizes = {path.name: path.stat().st_size for path in self.folder.glob("sample_*.wav")}
+        own = own_names(self.folder)
+        sizes = {
+            name: (self.folder / name).stat().st_size
+            for name in filter(_CLIP.fullmatch, own)
+            if (self.folder / name).is_file()
+        }
         return {
             clip: row
-            for clip, row in _read_all_rows(self.folder).items()
+            for clip, row in _read_all_rows(self.folder, own).items()
             if sizes.get(clip_path(self.folder, clip).name) == header + 2 * self._length
         }
 
 
 def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
-    """Says how the clips of a folder differ from those asked for; None if clips may be added."""
-    path = folder / SETTINGS_FILE
-    if not path.is_file():
-        if any(folder.glob("sample_*.wav")):
+    """Says how the clips of a folder differ from those asked for; None if clips may be added.
+
+    Raises:
+      ValueError: If a list of the folder is damaged.
+    """
+    own = own_names(folder)
+    present = {name for name in own if (folder / name).is_file()}
+    if SETTINGS_FILE not in present:
+        if any(map(_CLIP.fullmatch, present)):
             return f"{folder} holds clips but no {SETTINGS_FILE}, which says how they were drawn"
         return None
+    path = folder / SETTINGS_FILE
+    if not own_files.is_result(path):
+        return f"{path}, which says how the clips there were drawn, is damaged"
     before = json.loads(path.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(dict(settings)))
     differences = [
@@ -185,16 +285,15 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
 
 
 def clear(folder: pathlib.Path) -> None:
-    """Removes what an earlier run left in a folder, and nothing else."""
-    # The settings last: a folder that was half cleared still belongs to the old draw.
-    _remove(folder, "rows_*.jsonl", TABLE_FILE, PAGE_FILE, "sample_*.wav", *_HALF_WRITTEN)
-    _remove(folder, SETTINGS_FILE)
-
-
-def _remove(folder: pathlib.Path, *patterns: str) -> None:
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            path.unlink()
+    """Removes the clips of an earlier draw and what is known of them, and nothing else."""
+    own = own_names(folder)
+    clips = {name for name in own if _CLIP.fullmatch(name)}
+    own_files.claim(folder, own - clips, own=own)
+    own_files.remove_half_written(folder, own)
+    # First the clips, which nothing but their rows makes this project's; the settings last: a
+    # folder that was half cleared still belongs to the old draw.
+    order = [*sorted(clips), PAGE_FILE, *filter(_JOURNAL.fullmatch, own), TABLE_FILE, SETTINGS_FILE]
+    own_files.remove(folder, filter(own.__contains__, order))
 
 
 def read_table(folder: pathlib.Path) -> list[SampleRow]:
@@ -217,12 +316,27 @@ def read_table(folder: pathlib.Path) -> list[SampleRow]:
         ]
 
 
-def _read_all_rows(folder: pathlib.Path) -> dict[int, SampleRow]:
-    rows = read_table(folder) if (folder / TABLE_FILE).is_file() else []
-    for path in sorted(folder.glob("rows_*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+def _read_all_rows(folder: pathlib.Path, own: Collection[str]) -> dict[int, SampleRow]:
+    """Of the table and the journals that are this project's own."""
+    rows = []
+    if TABLE_FILE in own and (folder / TABLE_FILE).is_file():
+        try:
+            rows = read_table(folder)
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise ValueError(
+                f"{folder / TABLE_FILE} is damaged, and tells no more which clips are whose; "
+                "choose another folder"
+            ) from error
+    for name in sorted(filter(_JOURNAL.fullmatch, own)):
+        try:
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            continue
+        for line in lines:
             try:
-                rows.append(SampleRow(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError):
+                row = SampleRow(**json.loads(line))
+            except (ValueError, TypeError):
                 continue  # Empty, or cut off when its process was killed: the clip is redrawn.
+            if type(row.clip) is int and row.clip >= 0:
+                rows.append(row)
     return {row.clip: row for row in rows}

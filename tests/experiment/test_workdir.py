@@ -273,10 +273,18 @@ def test_restart_sets_the_run_aside_and_leaves_results(tmp_path):
         set_aside_run(tmp_path)
         kept = tmp_path / f"before_restart{number}"
         assert (kept / "checkpoints" / "7").is_dir() and (kept / "config.json").is_file()
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "likelihood_test.json",
-        "before_restart",
-        "before_restart_1",
-    }
+    left = {path.name for path in tmp_path.iterdir()} - {own_files.LIST_FILE}
+    assert left == {"likelihood_test.json", "before_restart", "before_restart_1"}
     set_aside_run(tmp_path)  # Nothing is there any more.
     assert not (tmp_path / "before_restart_2").exists()
+
+
+@pytest.mark.parametrize("name", ["environment.json", "metrics.jsonl", "checkpoints"])
+def test_files_of_others_are_no_run(tmp_path, name):
+    (tmp_path / "notes.txt").touch()
+    assert check_workdir(tmp_path, Experiment()) == []
+    (tmp_path / name).touch()
+    with pytest.raises(FileExistsError, match=rf"{name} is in the way and is kept"):
+        check_workdir(tmp_path, Experiment())
+    write_experiment(tmp_path, Experiment())  # Of a run, perhaps of a version without a list.
+    assert check_workdir(tmp_path, Experiment()) == []

@@ -117,6 +117,14 @@ def test_mistakes_are_named(finished, flags, message):
     assert re.search(message, mistake("eval_likelihood", f"--workdir={finished[0]}", *flags))
 
 
+@pytest.mark.parametrize("name", ["likelihood_train.csv", "likelihood_train.json"])
+def test_files_of_others_are_named_before_anything_is_evaluated(finished, name):
+    (finished[0] / name).write_text('{"split": "mine"}')
+    message = mistake("eval_likelihood", f"--workdir={finished[0]}", "--split=train")
+    assert f"{name} is in the way and is kept" in message
+    (finished[0] / name).unlink()
+
+
 def test_bits_that_are_not_finite_end_in_one_line(tmp_path, tiny_config):
     data = {"name": "digits_tiny", "seq_len": 320, "data_dir": tiny_config.data_dir}
     workdir = make_workdir(tmp_path / "run", broken=True, data=data)

@@ -147,6 +147,8 @@ def mistakes(tmp_path_factory):
     for clip in ("a.wav", "b.wav"):
         write_wav(root / "good" / clip, tone(1), 16_000)
         write_wav(root / "slow" / clip, tone(1), 8_000)
+    (root / "page").mkdir()
+    (root / "page" / "index.html").write_text("mine")
     save_classifier(root / "other", saved_classifier(class_names=("yes", "no")))
     return root
 
@@ -181,6 +183,10 @@ def mistakes(tmp_path_factory):
         (["--samples={root}/good", TINY, "--bootstrap=1"], r"one resample has no spread"),
         (["--samples={root}/good", TINY, "--baselines=x"], r"unknown baseline 'x'; known: test"),
         (["--samples={root}/good", TINY, "--classifier={root}/other"], r"classes \(yes, no\) are"),
+        (
+            ["--samples={root}/good", TINY, "--out={root}/page"],
+            r"page/index.html is in the way",
+        ),
         (["--samples={root}/empty", TINY], r"empty holds no WAV file"),
         (["--samples={root}/none", TINY], r"none is not a folder"),
         (["--samples={root}/good", TINY, "--classifier={root}"], r"launch.train_classifier or"),

@@ -104,7 +104,7 @@ def test_lost_clips_are_drawn_again_alone(drawn, workdir, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "sample_00001.wav").unlink()
     (tmp_path / "sample_00003.wav").write_bytes(b"RIFF")
-    (tmp_path / "sample_00004.wav.part").touch()
+    (tmp_path / "sample_00004.wav.4711.part").touch()
     kept = (tmp_path / "sample_00000.wav").stat().st_mtime_ns
     printed = draw(workdir, tmp_path, *DRAWN)
     assert "3 clips were in" in printed and "2 clips of 0.10 s" in printed
@@ -255,6 +255,19 @@ def test_mistakes_end_in_one_line(workdir, speech, tmp_path, flags, message):
     found = mistake("sample", f"--workdir={workdir}", f"--out={out}", *flags)
     assert re.search(message, found) and len(found.splitlines()) == 1
     assert not out.exists()
+
+
+def test_files_of_others_are_named_before_anything_is_drawn(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: pytest.fail("JAX was used"))
+    place = [f"--workdir={workdir}", f"--out={tmp_path}", "--length=160", "--num_real=1"]
+    for name in ("index.html", "real_00000.wav", "sample_00003.wav"):
+        (tmp_path / name).write_text("mine")
+        for flags in ([], ["--overwrite"]):
+            message = mistake("sample", *place, *flags)
+            assert f"{tmp_path / name} is in the way and is kept" in message
+            assert "move it away, or choose another folder" in message
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,17 @@ def test_missing_required_file_is_named_with_its_command(workdir: pathlib.Path, 
     assert not (workdir / "report.html").exists()
 
 
+def test_page_of_somebody_else_is_kept_and_its_own_replaced(workdir: pathlib.Path):
+    path = report.write_report(workdir)
+    (workdir / "written_files.json").unlink()  # As a version without a list left it.
+    report.write_report(workdir)
+    (workdir / "written_files.json").unlink()
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"report.html is in the way and is kept"):
+        report.write_report(workdir)
+    assert path.read_text() == "mine"
+
+
 def test_missing_workdir_is_named(tmp_path: pathlib.Path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; make it with"):
         report.write_report(tmp_path / "nowhere")

@@ -11,7 +11,13 @@ from poolformer_jax.audio.codec import decode
 from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling import folder as sample_folder
 from poolformer_jax.sampling.clips import draw_samples, hash_params
-from poolformer_jax.sampling.folder import SampleFolder, clip_path, make_row, read_table
+from poolformer_jax.sampling.folder import (
+    SampleFolder,
+    check_folder,
+    clip_path,
+    make_row,
+    read_table,
+)
 from poolformer_jax.sampling.streaming import generate
 from tests.training.tiny import MODEL, start_state
 
@@ -44,7 +50,7 @@ def path(tmp_path):
 @pytest.fixture
 def folder(path):
     folder = open_folder(path)
-    folder.start()
+    folder.start(num_processes=3)
     return folder
 
 
@@ -90,7 +96,7 @@ def test_half_written_clips_are_drawn_again(folder, path):
     content = clip_path(path, 1).read_bytes()
     clip_path(path, 1).write_bytes(content[:-10])  # Cut off.
     clip_path(path, 2).unlink()
-    for name in ("sample_00005.wav", "settings.json"):
+    for name in ("sample_00003.wav", "settings.json"):
         (path / f"{name}.4711.part").write_bytes(b"RIFF")  # Killed while writing.
     journal = path / "rows_0.jsonl"
     journal.write_text(journal.read_text() + '\n{"clip": 4, "se')  # Killed while noting.
@@ -99,7 +105,7 @@ def test_half_written_clips_are_drawn_again(folder, path):
     fill(again, [1, 2, 4])
     assert [row.clip for row in again.finish(5)] == [0, 1, 2, 3, 4]
     assert clip_path(path, 1).read_bytes() == content
-    assert sorted(file.suffix for file in path.iterdir()) == [".csv", ".json", *[".wav"] * 5]
+    assert sorted(file.suffix for file in path.iterdir()) == [".csv", *[".json"] * 2, *[".wav"] * 5]
 
 
 def test_finished_folder_can_be_extended(folder, path):
@@ -139,7 +145,7 @@ def test_half_cleared_folder_still_belongs_to_the_old_draw(folder, path, monkeyp
     folder.finish(2)
     removed = []
 
-    def unlink_once(file):
+    def unlink_once(file, missing_ok=False):
         if removed:
             raise KeyboardInterrupt
         removed.append(file)
@@ -151,7 +157,10 @@ def test_half_cleared_folder_still_belongs_to_the_old_draw(folder, path, monkeyp
     monkeypatch.undo()
     with pytest.raises(ValueError, match="seed: 7 -> 8"):
         open_folder(path, SETTINGS | {"seed": 8})
-    assert not open_folder(path).rows or not removed[0].name.endswith(".wav")
+    # What is left is known to be the program's own, and is cleared the next time.
+    assert sorted(open_folder(path).rows) == [1] and removed[0].name == "sample_00000.wav"
+    sample_folder.clear(path)
+    assert [file.name for file in path.iterdir()] == ["written_files.json"]
 
 
 def test_another_draw_into_the_folder_is_refused(folder, path):
@@ -166,18 +175,109 @@ def test_another_draw_into_the_folder_is_refused(folder, path):
 def test_clips_of_unknown_origin_are_not_mixed_in(path):
     path.mkdir()
     (path / "sample_0001.wav").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"holds clips but no settings.json"):
-        open_folder(path)
+    with pytest.raises(ValueError, match=r"holds clips but no settings.json .* are kept: choose"):
+        check_folder(path, num_clips=1)
 
 
-def test_clearing_leaves_foreign_files_alone(folder, path):
-    fill(folder, [0])
-    folder.finish(1)
+def test_clearing_leaves_foreign_files_alone(folder, path, tmp_path):
+    folder.start([pcm_of(9)])
+    fill(folder, [0, 1])
+    folder.finish(2)
     (path / "index.html").write_text("plays the old clips")
-    for name in ("real_00000.wav", "notes.txt"):
+    clip_path(path, 1).unlink()
+    (tmp_path / "mine.wav").write_text("mine")
+    clip_path(path, 1).symlink_to(tmp_path / "mine.wav")
+    foreign = ["notes.txt", "real_00001.wav", "rows_mine.jsonl", "sample_00007.wav", "x.part"]
+    for name in foreign:
         (path / name).write_text("mine")
     sample_folder.clear(path)
-    assert sorted(file.name for file in path.iterdir()) == ["notes.txt", "real_00000.wav"]
+    left = sorted(file.name for file in path.iterdir())
+    assert left == sorted([*foreign, "real_00000.wav", "written_files.json"])
+    assert (tmp_path / "mine.wav").read_text() == "mine"  # Of a link, the link is removed.
+
+
+@pytest.mark.parametrize(
+    ("name", "begun"),
+    [
+        ("index.html", False),
+        ("real_00001.wav", False),
+        ("sample_00003.wav", False),
+        ("sample_00003.wav", True),  # Interrupted before clip 3.
+        ("real_00001.wav", True),
+        ("log_likelihoods.csv", False),
+        ("settings.json", False),
+    ],
+)
+def test_foreign_files_are_in_the_way(path, name, begun):
+    path.mkdir()
+    if begun:
+        folder = open_folder(path)
+        folder.start([pcm_of(9)])
+        fill(folder, range(3))
+    (path / name).write_text('{"theme": "dark"}')
+    with pytest.raises(FileExistsError, match=rf"{name} is in the way and is kept: .* move it aw"):
+        check_folder(path, num_clips=4, num_real=2)
+    sample_folder.clear(path)  # As with --overwrite.
+    assert (path / name).read_text() == '{"theme": "dark"}'
+
+
+def test_a_foreign_clip_that_comes_later_is_kept(folder, path):
+    clip_path(path, 1).write_text("mine")
+    fill(folder, [0])
+    with pytest.raises(FileExistsError, match=r"sample_00001.wav is in the way"):
+        fill(folder, [1])
+    assert clip_path(path, 1).read_text() == "mine" and sorted(folder.rows) == [0]
+
+
+def test_killed_between_row_and_clip_nothing_is_lost(folder, path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    fill(folder, [0])
+    monkeypatch.setattr(sample_folder, "write_wav", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fill(folder, [1])
+    monkeypatch.undo()
+    check_folder(path, num_clips=2)
+    again = open_folder(path)
+    assert sorted(again.rows) == [0]
+    fill(again, [1])
+    assert len(again.finish(2)) == 2
+
+
+EARLIER = {"step": 1, "weights": "ema", "parameters_sha256": "0", "seed": 7, "length": LENGTH}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_folder_of_a_version_without_a_list_is_completed_or_replaced(path, finished):
+    folder = open_folder(path, EARLIER)
+    folder.start([pcm_of(9)])
+    fill(folder, range(2))
+    if finished:
+        folder.finish(2)
+        (path / "index.html").write_text("plays them")
+    else:  # That version noted a row after its clip.
+        clip_path(path, 2).write_bytes(b"half")
+    (path / "written_files.json").unlink()
+    check_folder(path, num_clips=3, num_real=1)
+    again = open_folder(path, EARLIER)
+    assert sorted(again.rows) == [0, 1]
+    again.start()
+    fill(again, [2])
+    assert len(again.finish(3)) == 3
+    (path / "written_files.json").unlink()
+    sample_folder.clear(path)
+    assert sorted(file.name for file in path.iterdir()) == ["real_00000.wav", "written_files.json"]
+    check_folder(path, num_clips=3, num_real=1)
+
+
+@pytest.mark.parametrize("name", ["written_files.json", "log_likelihoods.csv"])
+def test_without_its_list_a_folder_is_left_alone(folder, path, name):
+    fill(folder, [0])
+    folder.finish(1)
+    (path / name).write_text("file,clip\nsample_00000.wav,x\n")
+    with pytest.raises(ValueError, match=rf"{name} is damaged, .*; choose another folder"):
+        check_folder(path, num_clips=1)
 
 
 def draw(folder, clips, batch_size, **options):

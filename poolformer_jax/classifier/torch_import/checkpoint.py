@@ -1,8 +1,8 @@
 """Tensors of files written by `torch.save`, read without PyTorch and without running the file.
 
 A checkpoint is a pickle, and a pickle is a program: it may call any function that it can name.
-Here it can name a short list: what rebuilds tensors and containers, which is replaced by functions
-of this file, and classes of modules, which become inert placeholders that nothing can call.
+Here it is data, see `pickles`: it can name what rebuilds tensors and containers, which this file
+does instead, and classes of modules, of which nothing but the names is used.
 
 Source: the formats of PyTorch, `torch/serialization.py`: a zip since 1.6, before it a row of
 pickles followed by the bytes of the storages.
@@ -10,19 +10,30 @@ pickles followed by the bytes of the storages.
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import errno
+import functools
 import io
 import math
+import mmap
 import os
 import pathlib
-import pickle
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+from poolformer_jax.classifier.torch_import.pickles import (
+    Fault,
+    Instance,
+    Name,
+    Refused,
+    make_dict,
+    read_pickle,
+)
+from poolformer_jax.files import check_regular, quoted
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -39,13 +50,18 @@ _STORAGE_TYPES: Mapping[str, np.dtype[Any]] = {
     "BoolStorage": np.dtype(np.bool_),
 }
 
+# Beyond these a small file would make large numbers, texts or arrays.
+_MAX_AXES = 32
+_MAX_NAME = 1_000  # Characters.
+_MAX_SHARED = 4  # Times that the bytes of the storages may be in tensors.
+
 
 def read_torch_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads all parameters and buffers of a pickled module, or of a state dict, by their names.
 
     Args:
       path: File that `torch.save(module, path)` or `torch.save(module.state_dict(), path)` wrote,
-        in either format.
+        in either format; or a trainer's dict that holds one of these under some name.
 
     Returns:
       Arrays in the types of the file under dotted names, such as `module.bn_1.running_mean`; those
@@ -56,39 +72,39 @@ def read_torch_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         tensors, containers and classes of modules; nothing of it has been run then.
       OSError: If it cannot be opened.
     """
+    check_regular(path)
     with pathlib.Path(path).open("rb") as file, _faults_of(path):
         is_zip = file.peek(4)[:4] == b"PK\x03\x04"
         loaded, storages, byte_order = _read_zip(file) if is_zip else _read_legacy(file)
-        tensors = dict(_named_tensors(loaded))
+        tensors = _named_tensors(loaded)
         if not tensors:
-            raise ValueError("no tensor has a name; save a module or its state_dict()")
+            raise Fault("no tensor has a name; save a module or its state_dict()")
+        wanted = sum(math.prod(t.shape) * t.storage.dtype.itemsize for t in tensors.values())
+        if wanted > _MAX_SHARED * sum(map(len, storages.values())):
+            raise Fault(f"{len(tensors):,} tensors that share the same few bytes")
         return {name: _to_array(t, storages, byte_order) for name, t in tensors.items()}
-
-
-class _Refused(Exception):
-    """The file names or calls what it must not."""
 
 
 @contextlib.contextmanager
 def _faults_of(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
-    except _Refused as refusal:
+    except Refused as refusal:
         raise ValueError(
             f"{path} is refused, and nothing of it was run: it {refusal}; only tensors, containers "
             "and classes of modules are read"
         ) from refusal
-    except OSError:
-        raise
     except Exception as error:  # A damaged pickle may end in an exception of any kind.
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # Of the disk; a damaged zip makes its reader go to a place before the start.
+        is_safe = isinstance(error, Fault)
+        what = str(error) if is_safe else f"{type(error).__name__}: {quoted(str(error))}"
         raise ValueError(f"{path} is damaged, or no file of torch.save ({what})") from error
 
 
-# Tuples, because a pickle may overwrite the fields of any object that has a __dict__.
 class _Storage(NamedTuple):
     key: str
-    dtype: str  # Name of the storage's type.
+    dtype: np.dtype[Any]
     offset: int  # Items from the start of the storage `key`.
     size: int  # Items.
 
@@ -100,71 +116,68 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]  # Items.
 
 
-class _NeverCalled(type):
-    """Makes a class from which the unpickler can make instances, but that it cannot call."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise _Refused(f"calls {cls.__module__}.{cls.__name__}")
-
-
-class _Placeholder(metaclass=_NeverCalled):
-    """Stands for an object of a class of which only the name is known."""
-
-    state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    """Unpickles tensors and modules; refuses to find anything else."""
-
-    def __init__(self, file: io.BufferedIOBase):
-        super().__init__(file)
-        self.item_sizes: dict[str, int] = {}  # Bytes, of each storage that was mentioned.
-
-    def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case "collections", "OrderedDict":
-                return collections.OrderedDict
-            case (("builtins" | "__builtin__"), "set"):
-                return set
-            # The file may set attributes on what it finds, so each gets functions of its own.
-            case "torch._utils", "_rebuild_tensor_v2":
-                return lambda *arguments: _rebuild_tensor(*arguments)
-            case "torch._utils", "_rebuild_parameter":
-                return lambda data, *_: data
-            case "torch", "device":
-                return lambda *_: None
-            case "torch", name if name in _STORAGE_TYPES:
-                return name
-        top = module.partition(".")[0]
-        holds_no_module = top in sys.stdlib_module_names or top in ("__builtin__", "torch")
-        if holds_no_module and not f"{module}.".startswith("torch.nn."):
-            raise _Refused(f"names {module}.{name}")
-        return _NeverCalled(name, (_Placeholder,), {"__module__": module})
-
-    def persistent_load(self, pid: Any) -> Any:
-        match pid:
-            case ("module", cls, _, _):  # Old files carry the source of modules; it isn't read.
-                return cls
-            case ("storage", str(dtype), str(key), _, int(size), *view) if dtype in _STORAGE_TYPES:
-                self.item_sizes[key] = _STORAGE_TYPES[dtype].itemsize
-                match view:
-                    case [] | [None]:
-                        return _Storage(key, dtype, 0, size)
-                    case [(_, int(offset), int(size))]:
-                        return _Storage(key, dtype, offset, size)
-        raise _Refused(f"refers to {pid!r}")
+def _check_name(name: Name) -> None:
+    """Lets pass what `_call` knows, types of storages, and names that classes of modules have."""
+    match name:
+        case (
+            ("collections", "OrderedDict")
+            | ("builtins" | "__builtin__", "set")
+            | ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_parameter")
+            | ("torch", "device")
+        ):
+            return
+        case "torch", attribute if attribute in _STORAGE_TYPES:
+            return
+    top = name.module.partition(".")[0]
+    holds_no_module = top in sys.stdlib_module_names or top in ("__builtin__", "torch")
+    if holds_no_module and not f"{name.module}.".startswith("torch.nn."):
+        raise Refused(f"names {name}")
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+def _call(name: Name, arguments: tuple[Any, ...]) -> Any:
+    match name, arguments:
+        case ("collections", "OrderedDict"), ():
+            return {}
+        case ("collections", "OrderedDict"), (pairs,):
+            return make_dict(pairs)
+        case ("builtins" | "__builtin__", "set"), _:
+            return []  # Nothing that is read here is in a set.
+        case ("torch._utils", "_rebuild_tensor_v2"), (storage, offset, shape, strides, *_):
+            return _rebuild_tensor(storage, offset, shape, strides)
+        case ("torch._utils", "_rebuild_parameter"), (data, *_):
+            return data
+        case ("torch", "device"), _:
+            return None
+    raise Refused(f"calls {name}")
+
+
+def _persistent(pid: Any) -> Any:
+    match pid:
+        case ("module", cls, _, _):  # Old files carry the source of modules; it isn't read.
+            return cls
+        case ("storage", Name("torch", dtype), str(key), _, int(size), *view) if (
+            dtype in _STORAGE_TYPES
+        ):
+            match view:
+                case [] | [None]:
+                    return _Storage(key, _STORAGE_TYPES[dtype], 0, size)
+                case [(_, int(offset), int(size))]:
+                    return _Storage(key, _STORAGE_TYPES[dtype], offset, size)
+    raise Refused(f"refers to {quoted(pid)}")
+
+
+_read_pickle = functools.partial(
+    read_pickle, check_name=_check_name, call=_call, persistent=_persistent
+)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
     match storage, offset, shape, strides:
-        case _Storage(), int(), tuple(), tuple():
-            numbers = (offset, *shape, *strides)
-            if len(shape) == len(strides) and all(type(n) is int and n >= 0 for n in numbers):
+        case _Storage(), int(), tuple(), tuple() if len(shape) == len(strides) <= _MAX_AXES:
+            if all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)):
                 return _Tensor(storage, offset, shape, strides)
-    raise ValueError(f"a tensor of offset {offset!r}, shape {shape!r}, strides {strides!r}")
+    shown = map(quoted, (offset, shape, strides))
+    raise Fault("a tensor of offset {}, shape {}, strides {}".format(*shown))
 
 
 _ByteOrder = Literal["<", ">"]
@@ -174,14 +187,17 @@ _Contents = tuple[Any, Mapping[str, bytes], _ByteOrder]
 
 def _read_zip(file: io.BufferedReader) -> _Contents:
     with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
+        names, entries = archive.namelist(), archive.infolist()
         pickles = [name for name in names if name.endswith("/data.pkl")]
         if len(pickles) != 1 or any(name.endswith("/constants.pkl") for name in names):
-            raise ValueError("a zip, but of something else")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("a compressed zip")
+            raise Fault("a zip, but of something else")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in entries):
+            raise Fault("a compressed zip")
+        # Entries may lie over each other.
+        if sum(info.file_size for info in entries) > os.fstat(file.fileno()).st_size:
+            raise Fault("a zip of more bytes than the file has")
         folder = pickles[0].removesuffix("data.pkl")
-        loaded = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+        loaded = _read_pickle(io.BytesIO(archive.read(pickles[0])))
         big_endian = f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") == b"big"
         prefix = f"{folder}data/"
         storages = {
@@ -193,37 +209,61 @@ def _read_zip(file: io.BufferedReader) -> _Contents:
 
 
 def _read_legacy(file: io.BufferedReader) -> _Contents:
-    magic, protocol, system = (_Unpickler(file).load() for _ in range(3))
-    if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-        raise ValueError("another format")
-    byte_order: _ByteOrder = "<" if system["little_endian"] else ">"
-    unpickler = _Unpickler(file)
-    loaded = unpickler.load()
-    storages = {}
-    for key in _Unpickler(file).load():
-        (size,) = np.frombuffer(file.read(8), byte_order + "i8")
-        num_bytes = int(size) * unpickler.item_sizes[key]
-        storages[key] = file.read(num_bytes)
-    return loaded, storages, byte_order
+    # Mapped, because a file is asked for as many bytes as it says that it has.
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        magic, protocol, system = (_read_pickle(content) for _ in range(3))
+        if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
+            raise Fault("another format")
+        byte_order: _ByteOrder = "<" if system["little_endian"] else ">"
+        item_sizes = {}
+
+        def persistent(pid: Any) -> Any:
+            found = _persistent(pid)
+            if isinstance(found, _Storage):
+                item_sizes[found.key] = found.dtype.itemsize
+            return found
+
+        loaded = _read_pickle(content, persistent=persistent)
+        storages = {}
+        for key in _read_pickle(content):
+            (size,) = np.frombuffer(content.read(8), byte_order + "i8")
+            num_bytes = int(size) * item_sizes[key]
+            if not 0 <= num_bytes <= len(content) - content.tell():
+                raise Fault(f"a storage of {num_bytes:,} bytes, which the file does not have")
+            storages[key] = content.read(num_bytes)
+        return loaded, storages, byte_order
 
 
-def _named_tensors(loaded: Any) -> Iterator[tuple[str, _Tensor]]:
-    """Yields the tensors of a state dict, or of a module and the modules inside it."""
-    if isinstance(loaded, _Placeholder):
-        yield from _module_tensors(loaded, "", set())
-    elif isinstance(loaded, dict):
-        for name, tensor in loaded.items():
-            if not isinstance(tensor, _Tensor):
-                raise ValueError(
-                    f"{name!r} is no tensor, but of type {type(tensor).__name__}; save a module or "
-                    "its state_dict()"
-                )
-            yield str(name), tensor
+def _named_tensors(loaded: Any) -> dict[str, _Tensor]:
+    """The tensors of a state dict, of a module and those in it, or of the one in a dict."""
+    if isinstance(loaded, Instance):
+        return dict(_module_tensors(loaded, "", set()))
+    if not isinstance(loaded, dict):
+        return {}
+    if all(isinstance(value, _Tensor) for value in loaded.values()):
+        return {str(name): tensor for name, tensor in loaded.items()}
+    # What a trainer saves: the network beside the state of the optimiser, the epoch, and so on.
+    networks = {name: value for name, value in loaded.items() if _is_network(value)}
+    if len(networks) > 1:
+        raise Fault(f"several networks, {', '.join(map(quoted, networks))}; save one of them")
+    for network in networks.values():
+        return _named_tensors(network)
+    name, value = next((n, v) for n, v in loaded.items() if not isinstance(v, _Tensor))
+    raise Fault(
+        f"{quoted(name)} is no tensor, but of type {type(value).__name__}; save a module or its "
+        "state_dict()"
+    )
 
 
-def _module_tensors(
-    module: _Placeholder, prefix: str, seen: set[int]
-) -> Iterator[tuple[str, _Tensor]]:
+def _is_network(value: Any) -> bool:
+    if isinstance(value, dict):
+        return len(value) > 0 and all(isinstance(part, _Tensor) for part in value.values())
+    return isinstance(value, Instance)
+
+
+def _module_tensors(module: Instance, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Tensor]]:
+    if len(prefix) > _MAX_NAME:
+        raise Fault(f"a module of a name longer than {_MAX_NAME} characters")
     # Modules that share modules that share modules have exponentially many names.
     if id(module) in seen:
         return
@@ -238,8 +278,7 @@ def _module_tensors(
 
 
 def _to_array(tensor: _Tensor, storages: Mapping[str, bytes], byte_order: _ByteOrder) -> np.ndarray:
-    storage = tensor.storage
-    dtype = _STORAGE_TYPES[storage.dtype]
+    storage, dtype = tensor.storage, tensor.storage.dtype
     flat = np.frombuffer(storages[storage.key], dtype.newbyteorder(byte_order))
     flat = flat[storage.offset : storage.offset + storage.size]
     last = tensor.offset + sum(
@@ -247,10 +286,10 @@ def _to_array(tensor: _Tensor, storages: Mapping[str, bytes], byte_order: _ByteO
     )
     # Strides are the file's word: beyond the storage they would read other memory.
     if 0 not in tensor.shape and last >= flat.size:
-        raise ValueError(f"a tensor ends at item {last} of a storage of {flat.size}")
+        raise Fault(f"a tensor ends at item {last} of a storage of {flat.size}")
     # Strides of 0 would make terabytes of a few bytes.
     if math.prod(tensor.shape) > flat.size:
-        raise ValueError(f"a tensor of shape {tensor.shape} in a storage of {flat.size}")
+        raise Fault(f"a tensor of shape {tensor.shape} in a storage of {flat.size}")
     strides = [stride * flat.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
     return view.astype(dtype)

@@ -10,6 +10,7 @@ import numpy as np
 
 from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.network import Stats, init_classifier
+from poolformer_jax.files import quoted
 
 # Convolution and normalisation of each unit; the units but the stem are in a bottleneck.
 _UNITS = {
@@ -80,7 +81,7 @@ def import_resnext(
         f"{kind}: {_enumerate(names)}"
         for kind, names in (
             ("missing", missing),
-            ("unknown", sorted(unused)),
+            ("unknown", [quoted(name) for name in sorted(unused)]),
             ("unsuitable", unsuitable),
         )
         if names

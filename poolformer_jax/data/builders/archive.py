@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import itertools
-import lzma
 import os
 import pathlib
 import re
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from poolformer_jax.files import plain, quoted
 
 _ZIP_SUFFIXES = (".zip",)
 _TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # With checksums; a bare tar has none.
+
+MAX_FILES = 1_000_000
+"""Of an archive; Speech Commands has 105,835."""
+
+_MAX_HEADER = 1 << 20  # Bytes of a long name, or of attributes, in a tar.
+
+
+class _Fault(ValueError):
+    """Something is wrong with an archive; the message says it all."""
 
 
 class Archive(abc.ABC):
@@ -35,30 +46,32 @@ class Archive(abc.ABC):
       clips: Those of them that match the pattern.
 
     Raises:
-      ValueError: If the archive is damaged, holds a file twice, or holds no clip or several
-        folders of clips.
+      ValueError: If the archive is damaged, holds a file twice or too many, or holds no clip or
+        several folders of clips.
     """
 
     def __init__(self, path: pathlib.Path, clip_pattern: str):
         self.path = path
         with self._damage():
-            paths = sorted(name.removeprefix("./") for name in self._list())
+            found = itertools.islice(self._list(), MAX_FILES + 1)
+            paths = sorted(name.removeprefix("./") for name in found)
+        self._check_count(len(paths))
         twice = [name for name, following in itertools.pairwise(paths) if name == following]
         if twice:
-            raise ValueError(f"{path} holds {twice[0]} twice; get the archive again")
+            raise ValueError(f"{path} holds {plain(twice[0])} twice; get the archive again")
         pattern = re.compile(rf"((?:.*/)?)({clip_pattern})")
         clips = [match for name in paths if (match := pattern.fullmatch(name))]
         roots = {match[1] for match in clips}
         if len(roots) > 1:
             raise ValueError(
-                f"{path} holds clips in several folders: {', '.join(map(repr, sorted(roots)))}; "
+                f"{path} holds clips in several folders: {_enumerate(sorted(roots), quoted)}; "
                 "name one of them"
             )
         if not roots:
-            shown = ", ".join(paths[:3]) or "nothing"
+            shown = _enumerate(paths, plain) or "nothing"
             raise ValueError(
-                f"{path} is a different archive: none of its {len(paths):,} files ({shown}"
-                f"{', ...' if len(paths) > 3 else ''}) is named like {clip_pattern!r}"
+                f"{path} is a different archive: none of its {len(paths):,} files ({shown}) is "
+                f"named like {clip_pattern!r}"
             )
         (self._root,) = roots
         self.names = frozenset(
@@ -66,59 +79,103 @@ class Archive(abc.ABC):
         )
         self.clips = frozenset(match[2] for match in clips)
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, names: Collection[str], *, max_bytes: int) -> Iterator[tuple[str, bytes]]:
         """Yields (name, content) of these files, in the archive's own order, which is the fastest.
 
+        Args:
+          names: Of the files.
+          max_bytes: A longer one is not read into memory, but an error.
+
         Raises:
-          ValueError: If the archive is damaged.
+          ValueError: If the archive is damaged, or a file is too long; it names the file.
         """
         assert self.names.issuperset(names)
         wanted = {self._root + name for name in names}
         with self._damage():
-            for name, content in self._read(wanted):
+            for name, content in self._read(wanted, max_bytes):
                 yield name.removeprefix("./").removeprefix(self._root), content
 
     @contextlib.contextmanager
-    def _damage(self) -> Iterator[None]:
+    def _damage(self, name: str | None = None) -> Iterator[None]:
+        """Turns what a reader of archives fails with, in the file `name` if given, into ValueError.
+
+        The readers fail with whatever they trip over.
+        """
+        place = f"{self.path}" if name is None else f"{plain(name)} in {self.path}"
         try:
             yield
+        except _Fault:
+            raise
         except (NotImplementedError, RuntimeError) as error:  # An exotic or encrypted zip.
-            raise ValueError(
-                f"{self.path} cannot be read by Python ({error}); extract it, and name the folder"
+            raise _Fault(
+                f"{place} cannot be read by Python ({plain(str(error))}); extract it, and name "
+                "the folder"
             ) from error
-        except (
-            *(zipfile.BadZipFile, tarfile.TarError, EOFError, OSError),
-            *(zlib.error, lzma.LZMAError),
-        ) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # Of the file system; those of gzip and bzip2 have no number.
-            what = " ".join(str(error).split())  # Those of tarfile have several lines.
-            raise ValueError(
-                f"{self.path} is cut off or damaged ({what}); get the archive again"
+        except Exception as error:
+            # With a number they are of the file system, but that of a place before the start; those
+            # of gzip and bzip2 have none.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
+            what = plain(" ".join(str(error).split()))  # Those of tarfile have several lines.
+            raise _Fault(
+                f"{place} is cut off or damaged ({what}); get the archive again"
             ) from error
+
+    def _check_count(self, count: int) -> None:
+        if count > MAX_FILES:
+            raise _Fault(f"{self.path} holds more than {MAX_FILES:,} files; name a smaller folder")
+
+    def _check_size(self, name: str, size: int, max_bytes: int) -> None:
+        if size > max_bytes:
+            raise _Fault(
+                f"{plain(name)} in {self.path} has {size:,} bytes, but no such file of this data "
+                f"set has more than {max_bytes:,}; get the archive again"
+            )
 
     @abc.abstractmethod
     def _list(self) -> Iterator[str]:
         """Paths of all files."""
 
     @abc.abstractmethod
-    def _read(self, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def _read(self, paths: Collection[str], max_bytes: int) -> Iterator[tuple[str, bytes]]:
         """Contents of some files; paths come without a leading "./"."""
 
 
+def _enumerate(names: Sequence[str], show: Callable[[str], str]) -> str:
+    return ", ".join([*map(show, names[:3]), *(["..."] if len(names) > 3 else [])])
+
+
 class _Folder(Archive):
+    """Links are followed; what is no file, such as a pipe, is left out."""
+
     def _list(self) -> Iterator[str]:
-        for folder, _, files in os.walk(self.path, onerror=_raise, followlinks=True):
-            prefix = pathlib.Path(folder).relative_to(self.path)
-            yield from ((prefix / file).as_posix() for file in files)
+        found = 0
+        rest: list[tuple[pathlib.Path, frozenset[tuple[int, int]]]] = [(self.path, frozenset())]
+        while rest:
+            folder, above = rest.pop()
+            status = folder.stat()
+            itself = status.st_dev, status.st_ino
+            if itself in above:
+                raise _Fault(
+                    f"{plain(folder)} is a link to a folder that it lies in; remove the link"
+                )
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    # Folders count too: links between them can make more of them than files.
+                    found += 1
+                    self._check_count(found)
+                    path = folder / entry.name
+                    if os.path.isdir(path):  # Not of the entry: it fails for a link to itself.
+                        rest.append((path, above | {itself}))
+                    elif os.path.isfile(path):
+                        yield path.relative_to(self.path).as_posix()
 
-    def _read(self, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def _read(self, paths: Collection[str], max_bytes: int) -> Iterator[tuple[str, bytes]]:
         for path in sorted(paths):
-            yield path, (self.path / path).read_bytes()
-
-
-def _raise(error: OSError) -> None:
-    raise error
+            with open(self.path / path, "rb") as file:
+                self._check_size(path, os.fstat(file.fileno()).st_size, max_bytes)
+                content = file.read(max_bytes)
+            yield path, content
 
 
 class _Zip(Archive):
@@ -126,31 +183,69 @@ class _Zip(Archive):
         with zipfile.ZipFile(self.path) as file:
             yield from (info.filename for info in file.infolist() if not info.is_dir())
 
-    def _read(self, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def _read(self, paths: Collection[str], max_bytes: int) -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(self.path) as file:
             for info in file.infolist():
-                if info.filename.removeprefix("./") in paths:
-                    yield info.filename, file.read(info)
+                if info.filename.removeprefix("./") not in paths:
+                    continue
+                self._check_size(info.filename, info.file_size, max_bytes)
+                with self._damage(info.filename):
+                    # The others are unpacked without a limit, however short the file claims to be.
+                    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise NotImplementedError("its compression is not Deflate")
+                    with file.open(info) as stream:
+                        # One more byte than there are: only at the end is the checksum compared.
+                        content = stream.read(info.file_size + 1)
+                yield info.filename, content
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar, refused where its header would take the memory or lead backwards."""
+
+    _IN_MEMORY = (
+        *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    )
+
+    @classmethod
+    def frombuf(cls, *args: Any, **kwargs: Any) -> _Member:
+        member = super().frombuf(*args, **kwargs)
+        if member.size < 0 or (member.type in cls._IN_MEMORY and member.size > _MAX_HEADER):
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
 
 
 class _Tar(Archive):
+    def _members(self, file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        while (member := file.next()) is not None:
+            if member.size < 0:  # From a long header, which is read after the other.
+                raise tarfile.ReadError(f"a file of {member.size:,} bytes")
+            # They are kept for random access, with all their attributes.
+            file.members = []  # type: ignore[attr-defined]
+            yield member
+
     def _list(self) -> Iterator[str]:
-        with tarfile.open(self.path) as file:
-            yield from (member.name for member in file if member.isfile())
+        with tarfile.open(self.path, tarinfo=_Member) as file:
+            yield from (member.name for member in self._members(file) if member.isfile())
             # A damaged header looks like the end: only the checksum after the real end tells.
             assert file.fileobj is not None
             while file.fileobj.read(1 << 20):
                 pass
 
-    def _read(self, paths: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def _read(self, paths: Collection[str], max_bytes: int) -> Iterator[tuple[str, bytes]]:
         rest = set(paths)
-        with tarfile.open(self.path) as file:
-            while rest and (member := file.next()):
+        with tarfile.open(self.path, tarinfo=_Member) as file:
+            for member in self._members(file):
                 if member.isfile() and member.name.removeprefix("./") in rest:
                     rest.remove(member.name.removeprefix("./"))
-                    content = file.extractfile(member)
-                    assert content is not None  # It is a file.
-                    yield member.name, content.read()
+                    self._check_size(member.name, member.size, max_bytes)
+                    with self._damage(member.name):
+                        content = file.extractfile(member)
+                        assert content is not None  # It is a file.
+                        data = content.read()
+                    yield member.name, data
+                    if not rest:
+                        return
 
 
 def open_archive(

@@ -20,6 +20,7 @@ class Beethoven(Recordings):
     ARCHIVE_NAMES = ("beethoven.zip",)
     HUB_ARCHIVE = HubArchive(repository="krandiash/beethoven", file_names=ARCHIVE_NAMES)
     CLIP_PATTERN = r"\d+\.wav"
+    MAX_SECONDS = 60
 
     def plan(self, archive: Archive) -> Plan:
         splits = {

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,8 @@ _LOG = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _INCOMPLETE = "incomplete."  # Begins the name of a temporary folder.
+# Where no manifest tells: what builders write.
+_BUILT = re.compile(r".+\.array_record-\d+-of-\d+|.+\.labels\.txt|(features|dataset_info)\.json")
 
 
 def cache_dir() -> pathlib.Path:
@@ -80,13 +83,16 @@ def ensure_complete(folder: pathlib.Path, make: Callable[[pathlib.Path], pathlib
       make: Is given an empty folder, makes the data set in it, and returns where it is.
 
     Raises:
-      ValueError: If the folder cannot be written.
+      ValueError: If the folder cannot be written, or holds something else too.
     """
     with _locked(folder.parent):
         fault = find_fault(folder)
         if fault is None:
             return  # Another process made it meanwhile. No other is at work now.
+        _check_own(folder)
         for leftover in folder.parent.glob(f"{_INCOMPLETE}*"):
+            if leftover.is_symlink() or not leftover.is_dir():
+                continue
             _LOG.warning("Removing %s: the process that made it was interrupted", leftover)
             shutil.rmtree(leftover)
         if folder.exists():
@@ -97,6 +103,23 @@ def ensure_complete(folder: pathlib.Path, make: Callable[[pathlib.Path], pathlib
                 shutil.rmtree(folder)
             made.replace(folder)
     _LOG.info("The data set is in %s", folder)
+
+
+def _check_own(folder: pathlib.Path) -> None:
+    """Raises ValueError if a folder, which is to be replaced, holds more than a data set."""
+    if not folder.is_dir():
+        return
+    try:
+        names = parse_manifest((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        names = {}
+    for path in sorted(folder.iterdir()):
+        is_own = path.name in names if names else _BUILT.fullmatch(path.name)
+        if path.is_dir() or not (is_own or path.name.startswith(MANIFEST)):
+            raise ValueError(
+                f"{folder} is to be made again but holds {path.name!r}, which is no part of the "
+                "data set; move that away, or choose another data_dir"
+            )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from poolformer_jax.data.builders.archive import Archive
 from poolformer_jax.data.builders.features import DIGIT_WORDS
 from poolformer_jax.data.builders.recordings import Plan, Recording, Recordings
 from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.files import plain
 
 # Number of a take -> split.
 _TAKES = {"test": range(5), "validation": range(5, 10), "train": range(10, 50)}
@@ -36,6 +37,7 @@ class Fsdd(Recordings):
     CLIP_PATTERN = r"\d_[^\W_]+_\d+\.wav"
     LABELS = DIGIT_WORDS
     SOURCE_RATE = 8_000
+    MAX_SECONDS = 10
     EXPECTED_CLIPS = {"train": 2_400, "validation": 300, "test": 300}
 
     def plan(self, archive: Archive) -> Plan:
@@ -43,9 +45,11 @@ class Fsdd(Recordings):
         for name in sorted(archive.clips):
             digit, speaker, take = name.removesuffix(".wav").split("_")
             clip = Recording(name=name, label=DIGIT_WORDS[int(digit)], speaker=speaker)
-            split = next((s for s, takes in _TAKES.items() if int(take) in takes), None)
+            # Names are anybody's: Python refuses to read a number of thousands of digits.
+            number = int(take) if len(take) < 10 else -1
+            split = next((s for s, takes in _TAKES.items() if number in takes), None)
             if split is None:
-                raise ValueError(f"{archive.path} holds {name}: takes are numbered 0 to 49")
+                raise ValueError(f"{archive.path} holds {plain(name)}: takes are numbered 0 to 49")
             plan[split].append(clip)
         return plan
 

@@ -21,8 +21,11 @@ from poolformer_jax.data.builders.download import HubArchive, download_archive
 from poolformer_jax.data.builders.features import clip_features
 from poolformer_jax.data.config import DatasetConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.files import plain
 
 _LOG = logging.getLogger(__name__)
+
+_MAX_TAGS = 1 << 16  # Bytes of a WAV file beside its samples.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
       CLIP_PATTERN: Regular expression of the path of a clip in it.
       LABELS: Names of the classes; none for music.
       SOURCE_RATE: Sampling rate of the recordings in Hz.
+      MAX_SECONDS: Longer ones are refused unread; with room, twice the longest or more.
       EXPECTED_CLIPS: Published number of clips per split, where the names do not tell.
       HUB_ARCHIVE: Where it can be downloaded; None if it cannot.
     """
@@ -80,6 +84,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
     CLIP_PATTERN: ClassVar[str]
     LABELS: ClassVar[tuple[str, ...]] = ()
     SOURCE_RATE: ClassVar[int] = SAMPLE_RATE
+    MAX_SECONDS: ClassVar[int]
     EXPECTED_CLIPS: ClassVar[Mapping[str, int]] = {}
     HUB_ARCHIVE: ClassVar[HubArchive | None] = None
 
@@ -153,7 +158,7 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
         unknown = sorted(archive.clips - expected)
         if unknown:
             raise ValueError(
-                f"{archive.path} holds {unknown[0]}, which is not one of the "
+                f"{archive.path} holds {plain(unknown[0])}, which is not one of the "
                 f"{len(expected):,} clips of {self.TITLE}; remove it, or name another archive"
             )
         missing = sorted(expected - archive.clips)
@@ -211,7 +216,8 @@ class Recordings(tfds.core.GeneratorBasedBuilder):
         # On a terminal only (disable=None).
         bar = tqdm.tqdm(total=len(by_name), desc=f"{self.name} {split}", unit="clip", disable=None)
         with bar:
-            for name, content in archive.read(by_name):
+            max_bytes = 2 * self.SOURCE_RATE * self.MAX_SECONDS + _MAX_TAGS
+            for name, content in archive.read(by_name, max_bytes=max_bytes):
                 clip = by_name[name]
                 example = {"audio": self._parse(archive, name, content), "name": name}
                 if self.LABELS:

@@ -20,6 +20,7 @@ class Youtubemix(Recordings):
     ARCHIVE_NAMES = ("youtube_mix.zip", "youtubemix.zip")
     HUB_ARCHIVE = HubArchive(repository="krandiash/youtubemix", file_names=ARCHIVE_NAMES)
     CLIP_PATTERN = r"out\d+\.wav"
+    MAX_SECONDS = 180
 
     def plan(self, archive: Archive) -> Plan:
         splits = {"train": range(212), "validation": range(212, 226), "test": range(226, 241)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -17,7 +18,13 @@ from jaxtyping import Float32, Int, Shaped
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
+from poolformer_jax.audio.wav import find_chunks
+from poolformer_jax.files import check_regular, plain, quoted
 from poolformer_jax.sampling.folder import REAL_PREFIX
+
+# Beyond these a file would take the memory, or resampling would.
+_MAX_BYTES = 1 << 28
+_MIN_RATE, _MAX_RATE = 1_000, 1_000_000  # Hz.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +87,8 @@ def list_wavs(
         the generated ones.
 
     Raises:
-      ValueError: If there is no such folder, or no such file in it.
+      ValueError: If there is no such folder, no such file in it, or one of a name that cannot be
+        shown or is no file.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -95,6 +103,11 @@ def list_wavs(
     if not paths:
         kind = f"WAV file that doesn't start with {REAL_PREFIX}" if skip_real else "WAV file"
         raise ValueError(f"{folder} holds no {kind}; clips must lie directly in it")
+    for path in paths:
+        # Names go to the terminal, to tables and to pages; reading a pipe may never end.
+        if not path.name.isprintable():
+            raise ValueError(f"{folder} holds {quoted(path.name)}; rename it")
+        check_regular(path)
     return tuple(sorted(paths, key=_natural_order))
 
 
@@ -177,16 +190,24 @@ def _read_into(
 def _read_samples(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "t ..."], int]:
     """Reads a file as floating-point numbers, and its rate in Hz."""
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"has more than {_MAX_BYTES:,} bytes")
+        content = path.read_bytes()
+        if content.startswith(b"RIFF"):  # Scipy reads relatives of the format too.
+            find_chunks(content)
         with warnings.catch_warnings():
             # Chunks with tags are no fault; an end before its time is.
             warnings.simplefilter("ignore", wavfile.WavFileWarning)
             warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
-            rate, samples = wavfile.read(path)
+            rate, samples = wavfile.read(io.BytesIO(content))
+        if samples.size and not _MIN_RATE <= rate <= _MAX_RATE:
+            raise ValueError(f"is sampled at {rate} Hz")
     except Exception as error:  # scipy's parser fails with whatever it trips over.
         raise ValueError(
-            f"{path} can't be read as a WAV file ({error}); remove it, or write it again"
+            f"{path} can't be read as a WAV file ({plain(str(error))}); remove it, or write it "
+            "again"
         ) from error
-    if not samples.size or rate <= 0:
+    if not samples.size:
         raise ValueError(f"{path} has no samples; remove it, or write it again")
     if samples.dtype.kind == "u":  # 8 bit; scipy reads 24 bit as 32 bit.
         samples = (samples - 128.0) / 128.0

@@ -7,6 +7,8 @@ import functools
 import os
 import pathlib
 import pickle
+import resource
+import struct
 import subprocess
 
 import numpy as np
@@ -158,6 +160,87 @@ def test_state_set_on_a_tensor_cannot_move_it(tmp_path):
             read_torch_tensors(tmp_path / "x.pth")
 
 
+ENTRY = tensor("0", ARRAY)
+DEEP = b"N" + pickle.TUPLE1 * 100_000
+SHARED = b"N" + (pickle.DUP + pickle.TUPLE2) * 60  # As text, or to hash, it has 2^60 parts.
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "fault"),
+    [
+        (pickle.EMPTY_DICT + DEEP + ENTRY + pickle.SETITEM, "a key of type tuple"),
+        (pickle.EMPTY_DICT + SHARED + ENTRY + pickle.SETITEM, "a key of type tuple"),
+        (call(name("collections", "OrderedDict"), b"]" + DEEP + ENTRY + b"\x86a"), "a key of type"),
+        (call(name("builtins", "set"), b"](" + DEEP + b"e"), "no tensor has a name"),
+        (DEEP + pickle.BINPERSID, r"refers to \(\(\(\.\.\.\),\),\);"),
+        (SHARED + pickle.BINPERSID, r"refers to \(\(\(\.\.\.\), "),
+        (tensor("0", ARRAY, strides=(1 << 200, 1)), "a number of 201 bits"),
+        (pickle.BYTEARRAY8 + struct.pack("<Q", 3 << 30), "is damaged"),
+        (pickle.BINUNICODE8 + struct.pack("<Q", 3 << 40), "is damaged"),
+        (b"I" + b"9" * 5_000 + b"\n", "is damaged"),
+        (pickle.NONE * 1_000_001, "a pickle of more than 1,000,000 steps"),
+        (state_dict({str(i): ENTRY for i in range(9)}), "9 tensors that share the same few bytes"),
+    ],
+)
+def test_no_file_takes_the_interpreter_or_the_memory(tmp_path, opcodes, fault):
+    write_zip(tmp_path / "x.pth", opcodes, {"0": ARRAY})
+    with pytest.raises(ValueError, match=fault):
+        read_torch_tensors(tmp_path / "x.pth")
+
+
+def test_index_of_the_memo_takes_no_memory(tmp_path):
+    large = pickle.LONG_BINPUT + b"\xff\xff\xff\x7f"
+    write_zip(tmp_path / "x.pth", state_dict({"x": ENTRY + large}), {"0": ARRAY})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.testing.assert_array_equal(read_torch_tensors(tmp_path / "x.pth")["x"], ARRAY)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_entries_of_a_zip_that_lie_over_each_other_are_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    write_zip(path, state_dict({"x": ENTRY}), {str(i): np.zeros(2_000 * (not i)) for i in range(9)})
+    content = bytearray(path.read_bytes())
+    entries = [at for at in range(len(content)) if content[at : at + 4] == b"PK\x01\x02"]
+    for entry in entries[2:]:  # Behind those of the pickle and of the storage with bytes in it.
+        content[entry + 16 : entry + 28] = content[entries[1] + 16 : entries[1] + 28]
+        content[entry + 42 : entry + 46] = content[entries[1] + 42 : entries[1] + 46]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a zip of more bytes than the file has"):
+        read_torch_tensors(path)
+
+
+def test_what_a_file_says_does_not_reach_the_terminal(tmp_path):
+    forged = "x\n\x1b[2Kruns/classifier: resnext29_8x64d, 34,425,546 parameters"
+    for opcodes in (
+        state_dict({forged: fragment(3)}),
+        state_dict({"x": fragment((forged, 1)) + pickle.BINPERSID}),
+        state_dict({forged: state_dict({"a": ENTRY}), "y": state_dict({"a": ENTRY})}),
+        fragment("os") + fragment(forged) + pickle.STACK_GLOBAL,
+        b"I" + forged.encode(),
+    ):
+        write_zip(tmp_path / "x.pth", opcodes, {"0": ARRAY})
+        with pytest.raises(ValueError, match=r"x\.pth is ") as error:
+            read_torch_tensors(tmp_path / "x.pth")
+        assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_the_network_in_a_dict_of_a_trainer_is_read(tmp_path, key):
+    network = state_dict({"module.weight": ENTRY})
+    beside = {
+        "epoch": fragment(7),
+        "best": ENTRY,
+        "optimizer": state_dict({"state": EMPTY, "param_groups": fragment([{"lr": 0.1}])}),
+    }
+    write_zip(tmp_path / "x.pth", state_dict(beside | {key: network}), {"0": ARRAY})
+    tensors = read_torch_tensors(tmp_path / "x.pth")
+    np.testing.assert_array_equal(tensors.pop("module.weight"), ARRAY)
+    assert not tensors
+    write_zip(tmp_path / "x.pth", state_dict({key: network, "ema": network}), {"0": ARRAY})
+    with pytest.raises(ValueError, match=f"several networks, '{key}', 'ema'; save one of them"):
+        read_torch_tensors(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("file", ["torch_zip.pth", "torch_legacy.pth"])
 def test_cut_off_files_are_damaged(tmp_path, file):
     content = (FOLDER / file).read_bytes()
@@ -170,7 +253,7 @@ def test_cut_off_files_are_damaged(tmp_path, file):
 def test_flipped_bytes_never_end_in_another_error(tmp_path):
     content = (FOLDER / "torch_legacy.pth").read_bytes()
     rng = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(200):
         flipped = bytearray(content)
         flipped[rng.integers(len(content))] ^= 1 << rng.integers(8)
         (tmp_path / "x.pth").write_bytes(flipped)

@@ -57,7 +57,7 @@ def test_faults_are_listed(tensors):
         import_resnext(CONFIG, wrong)
     assert str(error.value).split("; ")[1:] == [
         "missing: bn_1.bias",
-        "unknown: fc.weight",
+        "unknown: 'fc.weight'",
         "unsuitable: classifier.bias is not finite, "
         "classifier.weight has shape (12, 1024), not (10, 1024), "
         "conv_1_3x3.weight has shape (64, 3, 3, 3), not (64, 1, 3, 3)",
@@ -91,7 +91,7 @@ def test_binary_ends_in_one_line_for_another_file(tmp_path):
     shutil.copy(pathlib.Path(__file__).parent / "torch_zip.pth", tmp_path)
     flags = [str(tmp_path / "torch_zip.pth"), f"--workdir={tmp_path / 'classifier'}"]
     message = mistake("import_classifier", *flags, positional=POSITIONAL)
-    assert re.fullmatch(r"error: .* ResNeXt-29 8x64d; missing: .*; unknown: 0.bias, .*", message)
+    assert re.fullmatch(r"error: .* ResNeXt-29 8x64d; missing: .*; unknown: '0.bias', .*", message)
     assert not (tmp_path / "classifier").exists()
 
 
@@ -112,9 +112,12 @@ def test_binary_refuses_harmful_and_missing_files_and_keeps_what_is_there(tmp_pa
     (tmp_path / "evil.pth").write_bytes(b"cposix\nsystem\n(X\x04\x00\x00\x00exittR.")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "classifier.json").touch()
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "classifier.npz").touch()
     for source, workdir, message in (
         ("evil.pth", "new", r".*evil.pth is refused, .* it names posix.system; .*"),
         ("none.pth", "new", r".*No such file.*none.pth'"),
+        ("evil.pth", "arrays", r".*arrays/classifier.npz is in the way and is kept: .*"),
         ("evil.pth", "full", r".*full holds a classifier already; name another --workdir"),
     ):
         flags = [str(tmp_path / source), f"--workdir={tmp_path / workdir}"]

@@ -1,6 +1,10 @@
 import gzip
+import os
 import random
 import re
+import struct
+import tarfile
+import tracemalloc
 import warnings
 import zipfile
 
@@ -31,8 +35,8 @@ def test_names_and_contents_do_not_depend_on_the_packing(tmp_path, kind, root):
     archive = open_archive(write(kind, tmp_path, root=root), **LAYOUT)
     assert archive.names == set(FILES)
     assert archive.clips == {"a/1.wav", "b/2.wav"}
-    assert dict(archive.read(archive.names)) == FILES
-    assert dict(archive.read(["b/2.wav"])) == {"b/2.wav": FILES["b/2.wav"]}
+    assert dict(archive.read(archive.names, max_bytes=50_000)) == FILES
+    assert dict(archive.read(["b/2.wav"], max_bytes=50_000)) == {"b/2.wav": FILES["b/2.wav"]}
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "folder"])
@@ -68,7 +72,7 @@ def test_flipped_bit_is_found(tmp_path, kind, place):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{path} is cut off or damaged .*get the archive again"):
         archive = open_archive(path, **LAYOUT)
-        dict(archive.read(archive.clips))
+        dict(archive.read(archive.clips, max_bytes=50_000))
 
 
 def test_damaged_header_is_not_the_end_of_a_tar(tmp_path):
@@ -94,7 +98,7 @@ def test_zip_that_python_cannot_read_says_what_to_do(tmp_path, field):
     path.write_bytes(content)
     archive = open_archive(path, **LAYOUT)
     with pytest.raises(ValueError, match=r"clips.zip cannot be read by Python .*; extract it"):
-        dict(archive.read(archive.clips))
+        dict(archive.read(archive.clips, max_bytes=50_000))
 
 
 def test_a_file_that_is_there_twice_is_refused(tmp_path):
@@ -120,7 +124,107 @@ def test_linked_folders_are_followed(tmp_path):
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a").symlink_to(tmp_path / "elsewhere")
     archive = open_archive(tmp_path / "clips", **LAYOUT)
-    assert dict(archive.read(archive.clips)) == {"a/1.wav": b"one"}
+    assert dict(archive.read(archive.clips, max_bytes=50_000)) == {"a/1.wav": b"one"}
+
+
+def test_a_folder_that_leads_back_to_itself_is_named(tmp_path):
+    clips, beside = write("folder", tmp_path), tmp_path / "beside"
+    beside.mkdir()
+    (beside / "back").symlink_to(clips)
+    for link, target in ((clips / "b" / "loop", clips), (clips / "b" / "out", beside)):
+        link.symlink_to(target)
+        with pytest.raises(ValueError, match=r"is a link to a folder that it lies in; remove the"):
+            open_archive(clips, **LAYOUT)
+        link.unlink()
+    (clips / "b" / "1.wav").symlink_to("1.wav")  # To itself: no file.
+    os.mkfifo(clips / "b" / "3.wav")
+    assert open_archive(clips, **LAYOUT).clips == {"a/1.wav", "b/2.wav"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "folder"])
+def test_a_file_that_is_too_long_is_named_unread(tmp_path, kind):
+    archive = open_archive(write(kind, tmp_path), **LAYOUT)
+    fault = r"b/2.wav in .*clips.* has 3,000 bytes, but no such file .* more than 2,999; get the"
+    with pytest.raises(ValueError, match=fault):
+        dict(archive.read(archive.clips, max_bytes=2_999))
+    assert len(dict(archive.read(archive.clips, max_bytes=3_000))) == 2
+
+
+def test_a_zip_that_lies_about_a_length_takes_no_memory(tmp_path):
+    long = bytes(50_000_000)  # 50 kB packed.
+    path = write_zip(tmp_path / "clips.zip", {"a/1.wav": long})
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        start = content.index(signature) + offset
+        content[start : start + 4] = struct.pack("<I", 1_000)
+    path.write_bytes(content)
+    del long
+    archive = open_archive(path, **LAYOUT)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"a/1.wav in .*clips.zip is cut off or damaged \(Bad CRC"):
+        dict(archive.read(archive.clips, max_bytes=50_000))
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def tar_of(*headers):
+    """A compressed tar of headers with their content, also such as tarfile would not write."""
+    return gzip.compress(b"".join(headers) + bytes(1024))
+
+
+def tar_member(name, content=b"", *, kind=tarfile.REGTYPE, size=None):
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(content) if size is None else size
+    padding = bytes(-len(content) % 512)
+    return info.tobuf(tarfile.GNU_FORMAT) + content + padding
+
+
+GOOD = tar_member("a/1.wav", b"one")
+LONG = b"y" * (2 << 20)
+SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "fault"),
+    [
+        # Python would read these into memory, or go back and read the same header for ever.
+        ([tar_member("x", LONG, kind=tarfile.GNUTYPE_LONGNAME), GOOD], "of 2,097,152 bytes"),
+        ([tar_member("x", LONG, kind=tarfile.XHDTYPE), GOOD], "of 2,097,152 bytes"),
+        ([GOOD, tar_member("a/2.wav", size=-1024)], "of -1,024 bytes"),
+        ([tar_member("x", b"14 size=-1024\n", kind=tarfile.XHDTYPE), GOOD], "of -1,024 bytes"),
+        (
+            [
+                tar_member("x", SPARSE, kind=tarfile.XHDTYPE),
+                tar_member("a/1.wav", b"9" * 5_000 + b"\n"),
+            ],
+            "not enough values",
+        ),
+    ],
+)
+def test_headers_of_a_tar_are_not_believed(tmp_path, headers, fault):
+    (tmp_path / "clips.tar.gz").write_bytes(tar_of(*headers))
+    with pytest.raises(ValueError, match=rf"clips.tar.gz is cut off or damaged \(.*{fault}"):
+        open_archive(tmp_path / "clips.tar.gz", **LAYOUT)
+
+
+def test_special_members_are_no_files(tmp_path):
+    kinds = (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
+    special = [tar_member(f"a/{i}.wav", kind=kind) for i, kind in enumerate(kinds, start=2)]
+    (tmp_path / "clips.tar.gz").write_bytes(tar_of(GOOD, *special))
+    assert open_archive(tmp_path, **LAYOUT).names == {"a/1.wav"}
+
+
+def test_names_do_not_reach_the_terminal(tmp_path):
+    name = "\x1b[2J\nerror: none"
+    path = write_zip(
+        tmp_path / "clips.zip", dict.fromkeys((name, "\x1b[2J/a/1.wav", "a/1.wav"), b"")
+    )
+    with pytest.raises(ValueError, match="several folders") as error:
+        open_archive(path, **LAYOUT)
+    assert str(error.value).isprintable()
+    with pytest.raises(ValueError, match="a different archive") as error:
+        open_archive(write_zip(tmp_path / "clips.zip", {name: b""}), **LAYOUT)
+    assert str(error.value).isprintable()
 
 
 def test_other_archive_is_named_with_what_it_holds(tmp_path):

@@ -80,6 +80,20 @@ def test_damage_is_reported_and_rebuilt(copied_config, caplog, name, change, fau
     assert not caplog.records
 
 
+@pytest.mark.parametrize("damaged", ["features.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["notes.md", "sub"])
+def test_what_is_no_part_of_a_data_set_is_kept(copied_config, damaged, name):
+    folder = version_folder(copied_config)
+    (folder / damaged).unlink()
+    (folder / name).mkdir() if name == "sub" else (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"made again but holds '{name}', which .* move that away"):
+        is_rebuilt(copied_config)
+    (folder / name).rename(folder.parent / "incomplete.mine")
+    if name == "notes.md":
+        assert is_rebuilt(copied_config)
+        assert (folder.parent / "incomplete.mine").read_text() == "mine"
+
+
 # Builds the tiny digits, or seems to. Without TFDS, so that the process starts in an instant.
 BUILD = """
 import logging, pathlib, sys, time

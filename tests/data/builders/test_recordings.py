@@ -189,6 +189,7 @@ VICTIM = "seven/3bb68054_nohash_2.wav"
         (published.wav(published.pcm_of("x").astype(np.uint8), width=1), "has 8-bit samples"),
         (published.wav(published.pcm_of("x"))[:-20], "is cut off: 190 of 200 samples"),
         (published.wav(published.pcm_of("x")[:0]), "is empty"),
+        (published.wav(published.pcm_of("x", 100_000)), "has 200,044 bytes, but no such file of"),
         (b"", r"is not a PCM WAV file \(cut off header\)"),
         (published.wav(published.pcm_of("x"))[:30], r"is not a PCM WAV file \(cut off header\)"),
         (b"ID3 an MP3, renamed", "is not a PCM WAV file"),
@@ -274,6 +275,11 @@ def test_a_part_is_no_whole(tmp_path):
             "fsdd",
             published.fsdd_files() | published.wavs(["recordings/0_theo_50.wav"], rate=8_000),
             "holds 0_theo_50.wav: takes are numbered 0 to 49",
+        ),
+        (
+            "fsdd",
+            {f"0_theo_{'9' * 5_000}.wav": b""},
+            r"holds '0_theo_9+'...: takes are numbered 0 to 49",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import struct
 
 import numpy as np
@@ -195,6 +196,41 @@ def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.wav can't be read as a WAV file"):
         read_all(tmp_path, num_samples=4)
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "fault"),
+    [
+        (40, [20], r"has more than its header says: 20 bytes follow"),  # Half of the samples.
+        (24, [2_000_000, 4_000_000], "is sampled at 2000000 Hz"),
+        (24, [1, 2], "is sampled at 1 Hz"),
+        (24, [0, 0], "is sampled at 0 Hz"),
+    ],
+)
+def test_a_header_that_lies_is_found_out(tmp_path, place, values, fault):
+    path = tmp_path / "a.wav"
+    write_wav(path, np.arange(20, dtype=np.int16), 16_000)
+    content = bytearray(path.read_bytes())
+    content[place : place + 4 * len(values)] = struct.pack(f"<{len(values)}I", *values)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.wav can't be read as a WAV file \({fault}"):
+        read_all(tmp_path, num_samples=20, resample=True)
+
+
+def test_what_would_take_the_memory_or_never_end_is_refused(tmp_path):
+    with open(tmp_path / "a.wav", "wb") as file:
+        file.truncate(1 << 30)  # Takes no room on the disk.
+    with pytest.raises(ValueError, match=r"a\.wav can't be read .*more than 268,435,456 bytes"):
+        read_all(tmp_path, num_samples=4)
+    os.mkfifo(tmp_path / "b.wav")
+    with pytest.raises(ValueError, match=r"b\.wav is not a regular file"):
+        list_wavs(tmp_path)
+
+
+def test_names_that_would_garble_the_terminal_are_refused(tmp_path):
+    (tmp_path / "a\n\x1b[2Kdone.wav").touch()
+    with pytest.raises(ValueError, match=r"holds 'a\\n\\x1b\[2Kdone\.wav'; rename it"):
+        list_wavs(tmp_path)
 
 
 def test_empty_clip_is_refused(tmp_path):
