@@ -210,7 +210,7 @@ MISTAKES = [
     (
         Experiment,
         {"model": {"width": "x" * 999}},
-        r"width is 'x{70,80}\.\.\.; it must be int$",
+        r"width is 'x{80}'\.\.\.; it must be int$",
     ),
     (Experiment, {"train": {"num_steps": 2**31}}, "num_steps 2147483648 must be at most 2,147,483"),
     (

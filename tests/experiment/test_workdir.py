@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 import poolformer_jax
+from poolformer_jax import own_files
 from poolformer_jax.experiment import (
     ClassifierExperiment,
     Experiment,
