@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from launch import parsing
+from poolformer_jax import interruption
 from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.experiment import UserError, user_errors
 from poolformer_jax.training.divergence import TrainingDivergedError
@@ -33,13 +36,25 @@ _HELP = {"--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-helpful
 
 
 def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] = ()) -> None:
-    """Runs a binary as the program, with the arguments of the command line; see `call`."""
-    # Through absl come dozens of lines for each checkpoint, and a warning if it has no metric.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Runs a binary as the program, with the arguments of the command line; see `call`.
+
+    The exit status is 0 only if all was done: 130 after SIGINT and 143 after SIGTERM, 1 after an
+    error.
+    """
+    interruption.listen()
+    # Through absl come dozens of lines for each checkpoint, and the errors of its threads, which
+    # are raised as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     try:
         call(main, flag_values, sys.argv[1:], positional=positional)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    except BaseException as error:
+        if not interruption.was_raised():
+            raise
+        kept = getattr(error, "__notes__", ["what was complete is kept"])[0]
+        name = (interruption.received() or signal.SIGTERM).name
+        _print(f"stopped by {name}: {kept}\nto go on, run the same command again: {_command()}")
+    if number := interruption.received():
+        sys.exit(128 + number)
 
 
 def call(
@@ -151,12 +166,25 @@ def values_of(config: flags.FlagHolder, data_dir: flags.FlagHolder) -> Mapping[s
 def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
     """Says at which step a training was stopped, and if it is the program, the command again."""
     if not outcome.finished:
-        command = f": {shlex.join(sys.orig_argv)}" if is_program else ""
-        print(
+        command = f": {_command()}" if is_program else ""
+        _print(
             f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
-            f"again{command}",
-            flush=True,
+            f"again{command}"
         )
+
+
+def _command() -> str:
+    return shlex.join(sys.orig_argv)
+
+
+def _print(text: str) -> None:
+    """Prints even if what read stdout, such as `tee`, was stopped by the same Ctrl-C."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        print(text, file=sys.stderr)
+        # The interpreter writes what is left at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration_of(flag: flags.FlagHolder) -> int | None:

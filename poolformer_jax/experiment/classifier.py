@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from poolformer_jax import sharding
+from poolformer_jax import interruption, sharding
 from poolformer_jax.classifier.clips import (
     read_labelled_clips,
     read_noise,
@@ -43,6 +43,7 @@ _LOG = logging.getLogger(__name__)
 TEST_FILE = "classifier_test.json"
 
 
+@interruption.keeps("no step was taken, the checkpoints are as they were")
 def train_classifier(
     experiment: ClassifierExperiment, workdir: str | pathlib.Path, *, devices: Any = None
 ) -> Outcome:
@@ -120,7 +121,8 @@ def train_classifier(
         )
     )
     if outcome.finished:
-        _test(workdir, experiment, clips["test"], mesh)
+        with interruption.keeps("training is done, the test is not; the classifier is kept"):
+            _test(workdir, experiment, clips["test"], mesh)
     return outcome
 
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from poolformer_jax import interruption
 from poolformer_jax.classifier.config import ClassifierConfig, MelPadding
 from poolformer_jax.classifier.files import (
     DESCRIPTION,
@@ -24,6 +25,7 @@ from poolformer_jax.experiment.errors import user_errors
 _LOG = logging.getLogger(__name__)
 
 
+@interruption.keeps("no classifier was written")
 def import_classifier(
     file: str | os.PathLike[str],
     workdir: str | os.PathLike[str],

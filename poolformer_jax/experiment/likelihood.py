@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from poolformer_jax import interruption
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
@@ -19,6 +20,7 @@ _LOG = logging.getLogger(__name__)
 Split = Literal["train", "validation", "test"]
 
 
+@interruption.keeps("nothing was written, earlier results are as they were")
 def evaluate_likelihood(
     workdir: str | os.PathLike[str],
     *,
@@ -96,8 +98,10 @@ def evaluate_likelihood(
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
         source = open_splits(data)[split]
         batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
-    likelihood = evaluate(params, batches)
-    assert likelihood is not None  # Nobody asked it to stop.
+    with interruption.StopRequest() as stop:
+        likelihood = evaluate(params, batches, stop.together)
+    if likelihood is None:
+        raise KeyboardInterrupt
     if jax.process_index() != 0:
         return None
     about = {

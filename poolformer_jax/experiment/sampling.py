@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from poolformer_jax import interruption
 from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.config import DataConfig
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+@interruption.keeps("no clip was drawn; those that were there are kept")
 def sample(
     workdir: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -127,9 +129,14 @@ def sample(
     mine = missing[process::num_processes].tolist()
     drawn = length - settings["prompt_length"]
     start = time.monotonic()
-    fault: FloatingPointError | OSError | None = None
+    fault: FloatingPointError | OSError | KeyboardInterrupt | None = None
     total = len(mine) * drawn
     with drawing_bar(total, num_processes=num_processes, enabled=process == 0) as show:
+
+        def on_progress(samples: int) -> None:
+            interruption.check_others()
+            show(samples)
+
         try:
             # TPUs would multiply float32 numbers in bfloat16 otherwise.
             with jax.default_matmul_precision("float32"):
@@ -146,9 +153,13 @@ def sample(
                     prompt=codes,
                     label_of=label_of,
                     mesh=mesh,
-                    on_progress=show,
+                    on_progress=on_progress,
                 )
         except (FloatingPointError, OSError) as error:
+            fault = error
+        except KeyboardInterrupt as error:
+            interruption.tell_others()
+            error.add_note(f"{len(folder.rows):,} of {num_clips:,} clips are in {out}")
             fault = error
     # Also from a process that failed: the others must not wait for it for ever.
     faults = multihost_utils.process_allgather(np.array(fault is not None))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import poolformer_jax
+from poolformer_jax import interruption
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_metrics_page
@@ -26,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 Folder = str | os.PathLike[str]
 
 
+@interruption.keeps("sets that were scored by then are in metrics.json, references are kept")
 def score_samples(
     samples: Folder | None = None,
     *,

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from poolformer_jax import interruption
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.workdir import check_workdir
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+@interruption.keeps("no step was taken, the checkpoints are as they were")
 def train(
     experiment: Experiment,
     workdir: str | os.PathLike[str],

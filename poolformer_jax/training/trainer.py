@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
+from poolformer_jax.interruption import StopRequest
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.divergence import TrainingDivergedError
-from poolformer_jax.training.interruption import StopRequest
 from poolformer_jax.training.metrics import MetricWriter, progress_line
 from poolformer_jax.training.objective import Objective
 from poolformer_jax.training.optimizer import after_evaluation
@@ -99,10 +99,11 @@ class Trainer:
         )
         self.consecutive_skips = 0
         self.stopping = False
+        self.stop = StopRequest()
 
     def __enter__(self) -> Trainer:
         """Listens to signals, and says where the run stands."""
-        self.stop = StopRequest()
+        self.stop.__enter__()
         if self.step:
             self.say(f"resuming from the checkpoint of step {self.step} in {self.workdir}")
         if self.at_end:
@@ -116,7 +117,7 @@ class Trainer:
         """Waits for the last checkpoint, and closes the files."""
         self.checkpointer.close()
         self.writer.close()
-        self.stop.restore_handlers()
+        self.stop.__exit__()
 
     @property
     def at_end(self) -> bool:
@@ -151,12 +152,12 @@ class Trainer:
         self.collect()
         start = time.monotonic()
         result = self.objective.evaluate(
-            self.state.ema_params, self.state.statistics, self.stop.received
+            self.state.ema_params, self.state.statistics, self.stop.together
         )
         if result is not None:
             self._judge(result, time.monotonic() - start)
             self.speed.leave_out(self.step)
-        self._set_stopping(self.stop.received())
+        self._set_stopping(self.stop.agreed)
 
     def save(self) -> None:
         """Starts saving, unless this step is saved or the last steps were skipped."""
