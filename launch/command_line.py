@@ -24,7 +24,9 @@ from ml_collections import config_flags
 from launch import parsing
 from poolformer_jax import interruption
 from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.disk_full import DiskFullError, is_disk_full
 from poolformer_jax.experiment import UserError, user_errors
+from poolformer_jax.lock import LockedError
 from poolformer_jax.training.divergence import TrainingDivergedError
 
 if TYPE_CHECKING:
@@ -42,9 +44,7 @@ def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] 
     error.
     """
     interruption.listen()
-    # Through absl come dozens of lines for each checkpoint, and the errors of its threads, which
-    # are raised as well.
-    absl_logging.set_verbosity(absl_logging.FATAL)
+    _quieten_threads()
     try:
         call(main, flag_values, sys.argv[1:], positional=positional)
     except BaseException as error:
@@ -55,6 +55,20 @@ def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] 
         _print(f"stopped by {name}: {kept}\nto go on, run the same command again: {_command()}")
     if number := interruption.received():
         sys.exit(128 + number)
+
+
+def _quieten_threads() -> None:
+    """Keeps Orbax's threads from telling of each checkpoint and of errors, which are raised too."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def drop_reports(unraisable: Any) -> None:
+        # Hundreds, each of an array that is not written any more once another could not be.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = drop_reports
 
 
 def call(
@@ -92,8 +106,12 @@ def call(
             names = "|".join(flag_values)
             message = re.sub(rf"^({names})(?= is missing| \S+ (must|does) )", r"--\1", str(error))
             sys.exit(f"error: {message}")
-        except (FloatingPointError, TrainingDivergedError) as error:
+        except (FloatingPointError, TrainingDivergedError, DiskFullError, LockedError) as error:
             sys.exit(f"error: {error}")
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            sys.exit(f"error: {error}; make room, and run the same command again")
 
 
 def define_config(

@@ -25,6 +25,9 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # That of a full disk names none.
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -10,13 +10,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> the rooms of poolformer_jax it may import, besides itself. An import anywhere in a file
 # counts, also inside a function or under TYPE_CHECKING: a layer that needs one is misplaced.
-GROUND = {"typing", "files", "config_checks", "interruption", "sharding"}
+GROUND = {"typing", "files", "config_checks", "disk_full", "interruption", "lock", "sharding"}
 BELOW_MODELS = GROUND | {"audio", "ops", "layers"}
 ALLOWED_ROOMS = {
     "typing": set(),
     "files": set(),
     "config_checks": set(),
+    "disk_full": set(),
     "interruption": set(),
+    "lock": set(),
     "sharding": {"interruption"},
     "audio": {"files"},
     "ops": {"typing", "config_checks"},

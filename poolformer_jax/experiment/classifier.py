@@ -34,6 +34,7 @@ from poolformer_jax.experiment.environment import record_start
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.workdir import CONFIG_FILE, check_workdir
 from poolformer_jax.files import write_json
+from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.training.loop import train
 from poolformer_jax.training.state import TrainState
 from poolformer_jax.training.trainer import Outcome, Trainer
@@ -43,6 +44,7 @@ _LOG = logging.getLogger(__name__)
 TEST_FILE = "classifier_test.json"
 
 
+@release_at_end()
 @interruption.keeps("no step was taken, the checkpoints are as they were")
 def train_classifier(
     experiment: ClassifierExperiment, workdir: str | pathlib.Path, *, devices: Any = None
@@ -67,6 +69,7 @@ def train_classifier(
     noise = None
     with user_errors():
         changes = check_workdir(workdir, experiment)
+        lock = take_lock(workdir)
         if (workdir / DESCRIPTION).exists() and not (workdir / CONFIG_FILE).exists():
             raise ValueError(
                 f"--workdir={workdir} holds a classifier that was not trained there; choose another"
@@ -118,6 +121,7 @@ def train_classifier(
             ),
             workdir=workdir,
             on_best=save_best,
+            check_workdir=lock.check,
         )
     )
     if outcome.finished:

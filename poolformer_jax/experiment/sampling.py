@@ -18,11 +18,13 @@ from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import write_wav
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.disk_full import disk_full_errors
 from poolformer_jax.experiment.conditions import choose_label, read_prompt
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_sample_page
 from poolformer_jax.experiment.workdir import check_mounted, read_experiment
+from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.ops.draw import Draw
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+@release_at_end()
 @interruption.keeps("no clip was drawn; those that were there are kept")
 def sample(
     workdir: str | os.PathLike[str],
@@ -124,7 +127,8 @@ def sample(
             "prompt_length": 0 if codes is None else len(codes),
             "prompt_sha256": None if codes is None else hashlib.sha256(codes.tobytes()).hexdigest(),
         }
-        folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
+        with disk_full_errors(out, "the clips that are there are kept"):
+            folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
 
     mine = missing[process::num_processes].tolist()
     drawn = length - settings["prompt_length"]
@@ -164,7 +168,8 @@ def sample(
     # Also from a process that failed: the others must not wait for it for ever.
     faults = multihost_utils.process_allgather(np.array(fault is not None))
     if np.any(faults):
-        with user_errors():  # Such as a full disk.
+        kept = f"{len(folder.rows):,} of {num_clips:,} clips are kept"
+        with user_errors(), disk_full_errors(out, kept):
             raise fault or OSError("another process failed; the clips so far are kept")
     if process == 0:
         rows = folder.finish(num_clips)
@@ -214,6 +219,8 @@ def _open_folder(
     from poolformer_jax.sampling import folder as sample_folder
 
     process = jax.process_index()
+    if process == 0:
+        take_lock(out, "out")
     if overwrite and process == 0 and sample_folder.find_conflict(out, settings):
         sample_folder.clear(out)
     multihost_utils.sync_global_devices("the folder is as it was left")
