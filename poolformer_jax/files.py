@@ -26,7 +26,8 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # That of a full disk names none.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # A full disk names none.
         raise
     finally:
         partial.unlink(missing_ok=True)

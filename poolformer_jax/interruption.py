@@ -242,7 +242,9 @@ def _watch(reader: int, listener: _Listener) -> None:
             if listener.is_due:
                 sent += 1
                 signal.pthread_kill(threading.main_thread().ident or 0, first)
-            elif not said and time.monotonic() - since > 1.0:
+            elif listener.interrupted or said:
+                continue
+            elif time.monotonic() - since > 1.0:
                 _say(f"{first.name}: stopping at the next safe point; a second one ends it at once")
                 said = True
             continue
