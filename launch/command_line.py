@@ -243,7 +243,12 @@ def _messages_to_stdout() -> Iterator[None]:
             level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
             return level + super().format(record)
 
-    handler, project = logging.StreamHandler(sys.stdout), logging.getLogger("poolformer_jax")
+    class Handler(logging.StreamHandler):
+        def handleError(self, record: logging.LogRecord) -> None:
+            if not isinstance(sys.exc_info()[1], BrokenPipeError):  # See `_print`.
+                super().handleError(record)
+
+    handler, project = Handler(sys.stdout), logging.getLogger("poolformer_jax")
     handler.setFormatter(Format())
     before = project.level, project.propagate
     project.addHandler(handler)
