@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,9 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from launch import parsing
+from poolformer_jax import interruption
 from poolformer_jax.data.datasets import MAX_LENGTH, SAMPLE_RATE
+from poolformer_jax.disk_full import DiskFullError, is_disk_full
 from poolformer_jax.experiment import (
     UserError,
     make_experiment,
@@ -28,6 +32,7 @@ from poolformer_jax.experiment import (
     user_errors,
 )
 from poolformer_jax.experiment.configuration import T, flat_values
+from poolformer_jax.lock import LockedError
 from poolformer_jax.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -39,13 +44,38 @@ _HELP = {"--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-helpful
 
 
 def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] = ()) -> None:
-    """Runs a binary as the program, with the arguments of the command line; see `call`."""
-    # Through absl come dozens of lines for each checkpoint, and a warning if it has no metric.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    """Runs a binary as the program, with the arguments of the command line; see `call`.
+
+    The exit status is 0 only if all was done: 130 after SIGINT and 143 after SIGTERM, 1 after an
+    error.
+    """
+    interruption.listen()
+    _quieten_threads()
     try:
         call(main, flag_values, sys.argv[1:], positional=positional)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+    except BaseException as error:
+        if not interruption.was_raised():
+            raise
+        kept = getattr(error, "__notes__", ["what was complete is kept"])[0]
+        name = (interruption.received() or signal.SIGTERM).name
+        _print(f"stopped by {name}: {kept}\nto go on, run the same command again: {_command()}")
+    if number := interruption.received():
+        sys.exit(128 + number)
+
+
+def _quieten_threads() -> None:
+    """Keeps Orbax's threads from telling of each checkpoint and of errors, which are raised too."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+
+    def drop_reports(unraisable: Any) -> None:
+        # Hundreds, each of an array that is not read or written once another could not be.
+        report = str(unraisable.exc_value)
+        if not re.match("Event loop is closed|Encountered error while read", report):
+            hook(unraisable)
+
+    sys.unraisablehook = drop_reports
 
 
 def call(
@@ -83,8 +113,12 @@ def call(
             names = "|".join(flag_values)
             message = re.sub(rf"^({names})(?= is missing| \S+ (must|does) )", r"--\1", str(error))
             sys.exit(f"error: {message}")
-        except (FloatingPointError, TrainingError) as error:
+        except (FloatingPointError, TrainingError, DiskFullError, LockedError) as error:
             sys.exit(f"error: {error}")
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            sys.exit(f"error: {error}; make room, and run the same command again")
 
 
 def define_config(
@@ -175,13 +209,26 @@ def configured(flag_values: flags.FlagValues, kind: type[T]) -> T:
 def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
     """Says at which step a training was stopped, and if it is the program, the command again."""
     if not outcome.finished:
-        again = [argument for argument in sys.orig_argv if not argument.startswith("--restart")]
-        command = f": {shlex.join(again)}" if is_program else ""
-        print(
+        command = f": {_command()}" if is_program else ""
+        _print(
             f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
-            f"again{command}",
-            flush=True,
+            f"again{command}"
         )
+
+
+def _command() -> str:
+    """This program's, as it goes on: once more from step 0 is not meant."""
+    return shlex.join(x for x in sys.orig_argv if not re.match(r"--?restart\b", x))
+
+
+def _print(text: str) -> None:
+    """Prints even if what read stdout, such as `tee`, was stopped by the same Ctrl-C."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        print(text, file=sys.stderr)
+        # The interpreter writes what is left at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration_of(flag: flags.FlagHolder) -> int | None:
@@ -224,7 +271,12 @@ def _messages_to_stdout() -> Iterator[None]:
             level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
             return level + super().format(record)
 
-    handler, project = logging.StreamHandler(sys.stdout), logging.getLogger("poolformer_jax")
+    class Handler(logging.StreamHandler):
+        def handleError(self, record: logging.LogRecord) -> None:
+            if not isinstance(sys.exc_info()[1], BrokenPipeError):  # See `_print`.
+                super().handleError(record)
+
+    handler, project = Handler(sys.stdout), logging.getLogger("poolformer_jax")
     handler.setFormatter(Format())
     before = project.level, project.propagate
     project.addHandler(handler)

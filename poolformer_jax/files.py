@@ -30,6 +30,10 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)  # A full disk names none.
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from poolformer_jax import interruption
+
 DATA_AXIS = "data"
 
 # (regular expression of a parameter's path, how its axes are split); the first match counts. The
@@ -33,6 +35,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, *, distributed: bool 
     """
     if distributed:
         jax.distributed.initialize()
+        interruption.listen_again()
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
 
 

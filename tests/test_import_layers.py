@@ -10,14 +10,26 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> the rooms of poolformer_jax it may import, besides itself. An import anywhere in a file
 # counts, also inside a function or under TYPE_CHECKING: a layer that needs one is misplaced.
-GROUND = {"typing", "files", "own_files", "config_checks", "sharding"}
+GROUND = {
+    "typing",
+    "files",
+    "own_files",
+    "config_checks",
+    "disk_full",
+    "interruption",
+    "lock",
+    "sharding",
+}
 BELOW_MODELS = GROUND | {"audio", "ops", "layers"}
 ALLOWED_ROOMS = {
     "typing": set(),
     "files": set(),
     "own_files": {"files"},
     "config_checks": {"files"},
-    "sharding": set(),
+    "disk_full": set(),
+    "interruption": set(),
+    "lock": set(),
+    "sharding": {"interruption"},
     "audio": {"files"},
     "ops": {"typing", "config_checks"},
     "layers": {"typing", "config_checks", "ops"},

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from poolformer_jax import own_files, sharding
+from poolformer_jax import interruption, own_files, sharding
 from poolformer_jax.classifier.clips import (
     read_labelled_clips,
     read_noise,
@@ -37,6 +37,7 @@ from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import CONFIG_FILE, check_workdir, set_aside_run
 from poolformer_jax.files import write_json
+from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.training.loop import train
 from poolformer_jax.training.state import TrainState
 from poolformer_jax.training.trainer import Outcome, Trainer
@@ -47,6 +48,8 @@ TEST_FILE = "classifier_test.json"
 _FILES = (DESCRIPTION, ARRAYS, TEST_FILE)
 
 
+@release_at_end()
+@interruption.keeps("no step was taken, the checkpoints are as they were")
 def train_classifier(
     experiment: ClassifierExperiment,
     workdir: str | os.PathLike[str],
@@ -75,6 +78,7 @@ def train_classifier(
     with user_errors():
         workdir = local_path("workdir", workdir)
         changes = check_workdir(workdir, experiment, restart=restart)
+        lock = take_lock(workdir)
         if (workdir / DESCRIPTION).exists() and not (workdir / CONFIG_FILE).exists():
             raise ValueError(
                 f"--workdir={workdir} holds a classifier that was not trained there; choose another"
@@ -132,10 +136,12 @@ def train_classifier(
             ),
             workdir=workdir,
             on_best=save_best,
+            check_workdir=lock.check,
         )
     )
     if outcome.finished:
-        _test(workdir, experiment, clips["test"], mesh)
+        with interruption.keeps("training is done, the test is not; the classifier is kept"):
+            _test(workdir, experiment, clips["test"], mesh)
     return outcome
 
 

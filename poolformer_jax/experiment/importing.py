@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from poolformer_jax import own_files
+from poolformer_jax import interruption, own_files
 from poolformer_jax.classifier.config import ClassifierConfig, MelPadding
 from poolformer_jax.classifier.files import (
     ARRAYS,
@@ -26,6 +26,7 @@ from poolformer_jax.experiment.paths import local_path
 _LOG = logging.getLogger(__name__)
 
 
+@interruption.keeps("no classifier was written")
 def import_classifier(
     file: str | os.PathLike[str],
     workdir: str | os.PathLike[str],

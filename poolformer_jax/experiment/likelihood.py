@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from poolformer_jax import own_files
+from poolformer_jax import interruption, own_files
 from poolformer_jax.config_checks import MAX_INT, check_batch, check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
@@ -22,6 +22,7 @@ _LOG = logging.getLogger(__name__)
 Split = Literal["train", "validation", "test"]
 
 
+@interruption.keeps("nothing was written, earlier results are as they were")
 def evaluate_likelihood(
     workdir: str | os.PathLike[str],
     *,
@@ -112,8 +113,10 @@ def evaluate_likelihood(
         own_files.check(workdir, files, own=files if is_result else ())
         source = open_splits(data)[split]
         batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
-    likelihood = evaluate(params, batches)
-    assert likelihood is not None  # Nobody asked it to stop.
+    with interruption.StopRequest() as stop:
+        likelihood = evaluate(params, batches, stop.together)
+    if likelihood is None:
+        raise KeyboardInterrupt
     if jax.process_index() != 0:
         return None
     about = {

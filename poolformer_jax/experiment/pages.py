@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any
 
+from poolformer_jax import interruption
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import CONFIG_FILE, read_experiment, read_values
@@ -29,6 +30,7 @@ def plot_loss(workdir: str | os.PathLike[str]) -> Any:
         return plot_loss(load_run(_checked(workdir)))
 
 
+@interruption.keeps("no page was written, an earlier one is as it was")
 def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
     """Writes the page of a run, `report.html` in its workdir.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 
+from poolformer_jax import interruption
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
 
 _LOG = logging.getLogger(__name__)
 
 
+@interruption.keeps("no data set was made; finished ones and downloads are kept")
 def prepare_data(
     name: str,
     *,

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from poolformer_jax import interruption
 from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.disk_full import disk_full_errors
 from poolformer_jax.experiment.conditions import check_amount, choose_label, read_prompt
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_sample_page
 from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import read_experiment
+from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.folder import check_folder
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+@release_at_end()
+@interruption.keeps("no clip was drawn; those that were there are kept")
 def sample(
     workdir: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -125,14 +130,20 @@ def sample(
             "prompt_length": 0 if codes is None else len(codes),
             "prompt_sha256": None if codes is None else hashlib.sha256(codes.tobytes()).hexdigest(),
         }
-        folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
+        with disk_full_errors(out, "the clips that are there are kept"):
+            folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
 
     mine = missing[process::num_processes].tolist()
     drawn = length - settings["prompt_length"]
     start = time.monotonic()
-    fault: FloatingPointError | OSError | None = None
+    fault: FloatingPointError | OSError | KeyboardInterrupt | None = None
     total = len(mine) * drawn
     with drawing_bar(total, num_processes=num_processes, enabled=process == 0) as show:
+
+        def on_progress(samples: int) -> None:
+            interruption.check_others()
+            show(samples)
+
         try:
             # TPUs would multiply float32 numbers in bfloat16 otherwise.
             with jax.default_matmul_precision("float32"):
@@ -149,14 +160,19 @@ def sample(
                     prompt=codes,
                     label_of=label_of,
                     mesh=mesh,
-                    on_progress=show,
+                    on_progress=on_progress,
                 )
         except (FloatingPointError, OSError) as error:
+            fault = error
+        except KeyboardInterrupt as error:
+            interruption.tell_others()
+            error.add_note(f"{len(folder.rows):,} of {num_clips:,} clips are in {out}")
             fault = error
     # Also from a process that failed: the others must not wait for it for ever.
     faults = multihost_utils.process_allgather(np.array(fault is not None))
     if np.any(faults):
-        with user_errors():  # Such as a full disk.
+        kept = f"{len(folder.rows):,} of {num_clips:,} clips are kept"
+        with user_errors(), disk_full_errors(out, kept):
             raise fault or OSError("another process failed; the clips so far are kept")
     if process == 0:
         rows = folder.finish(num_clips)
@@ -202,6 +218,8 @@ def _open_folder(
     from poolformer_jax.sampling import folder as sample_folder
 
     process = jax.process_index()
+    if process == 0:
+        take_lock(out, "out")
     if overwrite and process == 0 and sample_folder.find_conflict(out, settings):
         sample_folder.clear(out)
     multihost_utils.sync_global_devices("the folder is as it was left")

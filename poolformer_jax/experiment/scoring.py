@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import poolformer_jax
-from poolformer_jax import own_files
+from poolformer_jax import interruption, own_files
 from poolformer_jax.config_checks import check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
@@ -31,6 +31,7 @@ Folder = str | os.PathLike[str]
 _FILES = ("metrics.json", "index.html")
 
 
+@interruption.keeps("sets that were scored by then are in metrics.json, references are kept")
 def score_samples(
     samples: Folder | None = None,
     *,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from poolformer_jax import interruption
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import check_workdir, set_aside_run
+from poolformer_jax.lock import Lock, release_at_end, take_lock
 
 if TYPE_CHECKING:
     from poolformer_jax.training.trainer import Outcome
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+@release_at_end()
+@interruption.keeps("no step was taken, the checkpoints are as they were")
 def train(
     experiment: Experiment,
     workdir: str | os.PathLike[str],
@@ -39,12 +44,16 @@ def train(
       At which step training ended, and whether that is the end of the run.
 
     Raises:
-      UserError: Before anything is compiled, if the workdir, the data or the devices do not fit.
+      UserError: Before anything is compiled, if the workdir, the data or the devices do not fit, or
+        another training is at work in the workdir.
       TrainingDivergedError: If too many steps in a row had to be skipped.
     """
+    lock: Lock | None = None
     with user_errors():
         workdir = local_path("workdir", workdir)
         changes = check_workdir(workdir, experiment, restart=restart)
+        if not distributed and "jax" not in sys.modules:  # Which knows of other processes.
+            lock = take_lock(workdir)
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.
     import jax
@@ -71,6 +80,8 @@ def train(
         return train_batches(splits["train"], data, start_example=start_example, **share)
 
     with user_errors():
+        if lock is None and jax.process_index() == 0:
+            lock = take_lock(workdir)
         parts = config.grad_accum_steps
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
@@ -111,4 +122,12 @@ def train(
         return None if likelihood is None else likelihood.summary()
 
     objective = SequenceObjective(model, evaluate, label_dropout=config.label_dropout)
-    return run_loop(Trainer(objective, config, mesh=mesh, batches=train_data, workdir=workdir))
+    trainer = Trainer(
+        objective,
+        config,
+        mesh=mesh,
+        batches=train_data,
+        workdir=workdir,
+        check_workdir=(lambda: None) if lock is None else lock.check,
+    )
+    return run_loop(trainer)

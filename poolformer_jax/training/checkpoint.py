@@ -10,16 +10,13 @@ checkpoint turns out to be damaged, the one before takes its place; nothing dama
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import math
 import pathlib
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -250,8 +247,7 @@ class Checkpointer:
         args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
         items, damage = {}, ""
         try:
-            with _quiet_readers():
-                items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
+            items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
             for name in sorted(checksums.keys() & items.keys()):
                 if checksums[name]["values"] != checksum_arrays(items[name]):
                     damage = f"{name} is not what was saved"
@@ -321,27 +317,6 @@ def _items(state: TrainState) -> dict[str, Any]:
     names += [] if state.statistics is None else ["statistics"]
     optimizer = {name: getattr(state, name) for name in names}
     return {"params": state.params, "ema_params": state.ema_params, "optimizer": optimizer}
-
-
-@contextlib.contextmanager
-def _quiet_readers() -> Iterator[None]:
-    """Keeps the readers of other arrays from printing tracebacks when one cannot be read.
-
-    Orbax closes the event loop that they report to; each says so in a thread of its own, later.
-    That is why nothing is put back after an error, which is raised here as well.
-    """
-    asyncio, hook = logging.getLogger("asyncio"), sys.unraisablehook
-    level = asyncio.level
-
-    def drop_reports(error: Any) -> None:
-        if not re.match("Event loop is closed|Encountered error while read", str(error.exc_value)):
-            hook(error)
-
-    asyncio.setLevel(logging.CRITICAL)
-    sys.unraisablehook = drop_reports
-    yield
-    asyncio.setLevel(level)
-    sys.unraisablehook = hook
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -7,10 +7,13 @@ import json
 import logging
 import math
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from poolformer_jax.files import free_path, write_whole
 from poolformer_jax.training.errors import TrainingError
@@ -42,9 +45,14 @@ class MetricWriter:
         path = workdir / METRICS_FILE
         _drop_records_after(path, start_step, validated)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
-        )
+        # Not `SummaryWriter`: if the disk is full its thread dies, and the next value waits for it.
+        events = workdir / "tensorboard"
+        events.mkdir(exist_ok=True)
+        self._tensorboard = EventsWriter(str(events / "events"))
+        if start_step:  # TensorBoard is to forget what came after the checkpoint.
+            start = SessionLog(status=SessionLog.START)
+            event = Event(wall_time=time.time(), step=start_step + 1, session_log=start)
+            self._tensorboard.write_event(event)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any], *, plot: bool = True) -> None:
         """Writes one record.
@@ -61,7 +69,9 @@ class MetricWriter:
         self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
         if plot:
             for name, value in values.items():
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+                summary = scalar(f"{kind}/{name}", value)
+                event = Event(wall_time=time.time(), step=step, summary=summary)
+                self._tensorboard.write_event(event)
 
     def flush(self) -> None:
         """Hands everything written to the operating system."""

@@ -17,10 +17,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
+from poolformer_jax.disk_full import disk_full_error, is_disk_full
+from poolformer_jax.interruption import StopRequest
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.errors import TrainingDivergedError
-from poolformer_jax.training.interruption import StopRequest
 from poolformer_jax.training.metrics import MetricWriter, check_log_fits, progress_line
 from poolformer_jax.training.objective import Objective
 from poolformer_jax.training.optimizer import after_evaluation
@@ -55,6 +56,7 @@ class Trainer:
       batches: From the number of examples seen by all processes to this process's batches.
       workdir: An existing folder for checkpoints and metrics.
       on_best: Called with the state after an evaluation that is the best so far.
+      check_workdir: Called before the workdir is written; raises if it is another's by now.
       rules: How parameters are sharded.
     """
 
@@ -67,6 +69,7 @@ class Trainer:
         batches: Batches,
         workdir: pathlib.Path,
         on_best: Callable[[TrainState, Mapping[str, float]], None] = lambda state, metrics: None,
+        check_workdir: Callable[[], None] = lambda: None,
         rules: sharding.Rules = sharding.PARAMETER_RULES,
     ):
         self.objective = objective
@@ -74,6 +77,7 @@ class Trainer:
         self.mesh = mesh
         self.workdir = workdir
         self.on_best = on_best
+        self.check_workdir = check_workdir
         self.checkpointer = Checkpointer(workdir / "checkpoints", objective.rank)
 
         init = functools.partial(init_train_state, objective, config)
@@ -102,10 +106,11 @@ class Trainer:
         )
         self.consecutive_skips = 0
         self.stopping = False
+        self.stop = StopRequest()
 
     def __enter__(self) -> Trainer:
         """Listens to signals, and says where the run stands."""
-        self.stop = StopRequest()
+        self.stop.__enter__()
         if self.step:
             self.say(f"resuming from the checkpoint of step {self.step} in {self.workdir}")
         if self.at_end:
@@ -115,12 +120,23 @@ class Trainer:
             )
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Waits for the last checkpoint, and closes the files."""
-        self.checkpointer.close()
-        self.note_checkpoint()
-        self.writer.close()
-        self.stop.restore_handlers()
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Waits for the last checkpoint, and closes the files.
+
+        Raises:
+          DiskFullError: If any of it, or the error that it ends with, comes from a full disk.
+        """
+        errors = [] if error is None else [error]
+        for close in (self.checkpointer.close, self.note_checkpoint, self.writer.close):
+            try:
+                close()
+            except (OSError, RuntimeError, ValueError) as fault:
+                errors.append(fault)
+        self.stop.__exit__()
+        if full := next(filter(is_disk_full, errors), None):
+            raise disk_full_error(self.workdir, self._describe_checkpoint()) from full
+        if error is None and errors:
+            raise errors[0]
 
     @property
     def at_end(self) -> bool:
@@ -148,6 +164,7 @@ class Trainer:
 
     def check_stop(self) -> None:
         """Asks all processes whether the run is to stop at this step."""
+        self.check_workdir()
         self._set_stopping(self.stop.at_step(self.step))
 
     def evaluate(self) -> None:
@@ -155,17 +172,19 @@ class Trainer:
         self.collect()
         start = time.monotonic()
         result = self.objective.evaluate(
-            self.state.ema_params, self.state.statistics, self.stop.received
+            self.state.ema_params, self.state.statistics, self.stop.together
         )
+        self.check_workdir()
         if result is not None:
             self._judge(result, time.monotonic() - start)
             self.speed.leave_out(self.step)
-        self._set_stopping(self.stop.received())
+        self._set_stopping(self.stop.agreed)
 
     def save(self) -> None:
         """Starts saving, unless this step is saved or the last steps were skipped."""
         if self.saved_step == self.step:
             return
+        self.check_workdir()
         # Every step that the checkpoint contains is on disk before it.
         self.collect()
         if self.consecutive_skips and self.outcome is None:
@@ -292,6 +311,14 @@ class Trainer:
         if stopping and not self.stopping:
             self.say(f"asked to stop: saving a checkpoint of step {self.step}")
         self.stopping = stopping
+
+    def _describe_checkpoint(self) -> str:
+        """Says which is the last that is complete, whatever Orbax thinks after an error."""
+        folder = self.workdir / "checkpoints"
+        steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+        if not steps:
+            return "there is no checkpoint yet"
+        return f"the last checkpoint, of step {max(steps)} in {folder}, is intact"
 
     def _describe_divergence(self, step: int, values: Mapping[str, float]) -> str:
         config, name = self.config, self.objective.loss_name

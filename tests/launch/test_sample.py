@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import pytest
 from scipy.io import wavfile
 
 from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.lock import release_at_end, take_lock
 from tests.launch.processes import call, finish, mistake, start, start_pod
 from tests.launch.workdirs import make_workdir
 
@@ -111,6 +113,35 @@ def test_lost_clips_are_drawn_again_alone(drawn, workdir, tmp_path):
     assert (tmp_path / "sample_00000.wav").stat().st_mtime_ns == kept
     assert_equal_clips(tmp_path, drawn[0])
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("rows_*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (KeyboardInterrupt(), "2 of 5 clips are in {out}"),
+        (OSError(errno.ENOSPC, "No space left on device"), "2 of 5 clips are kept: make room"),
+    ],
+    ids=["interrupted", "disk full"],
+)
+def test_a_run_that_ends_early_says_what_is_kept(workdir, tmp_path, monkeypatch, error, ending):
+    def fail(path, pcm, rate):
+        if path.name == "sample_00002.wav":
+            raise error
+        write_wav(path, pcm, rate)
+
+    monkeypatch.setattr("poolformer_jax.sampling.folder.write_wav", fail)
+    flags = [f"--workdir={workdir}", f"--out={tmp_path}", *DRAWN]
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as end:
+            call("sample", *flags)
+        (message,) = end.value.__notes__
+    else:
+        message = mistake("sample", *flags)
+    assert ending.format(out=tmp_path) in message
+    with release_at_end():  # It is released, and taken again.
+        take_lock(tmp_path)
+        assert f"--out={tmp_path} is in use" in mistake("sample", *flags)
 
 
 @pytest.mark.slow

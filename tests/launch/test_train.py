@@ -11,6 +11,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from poolformer_jax import experiment as ex
+from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.training.errors import TrainingDivergedError
 from tests.launch.processes import call, finish, mistake, start, start_pod
 from tests.launch.runs import STEPS, TINY, losses, train_flags
@@ -69,15 +71,29 @@ def test_killed_run_resumes_bit_for_bit(finished, tmp_path, tiny_config, capsys)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_says_how_to_resume(tmp_path, tiny_config):
-    process = start("train", *train_flags(tmp_path, tiny_config))
+def test_ctrl_c_saves_and_says_how_to_resume(finished, tmp_path, tiny_config):
+    flags = train_flags(tmp_path, tiny_config)
+    process = start("train", *flags)
     wait_for_step(process, 13)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
     code, out, err = finish(process)
-    assert code == 0, err
+    assert code == 130 and "Traceback" not in err, err
     stopped = re.search(r"stopped at step (\d+), checkpoint saved; to resume, .*launch.train", out)
     assert stopped, out
     assert (tmp_path / "checkpoints" / stopped.group(1)).is_dir()
+    assert call("train", *flags).finished
+    assert losses(tmp_path) == losses(finished[0])
+
+
+def test_second_training_in_a_workdir_is_refused_and_readers_are_not(finished, tiny_config):
+    workdir = finished[0]
+    files = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    with release_at_end():
+        take_lock(workdir)
+        message = mistake("train", *train_flags(workdir, tiny_config))
+        assert re.match(rf"error: --workdir={workdir} is in use: \S+ on \S+ \(pid \d+, s", message)
+        assert ex.restore_params(workdir)[1] == STEPS
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == files
 
 
 @pytest.mark.slow
@@ -88,12 +104,12 @@ def test_two_processes_train_like_one_stop_together_and_resume_as_one(
     pod = start_pod("train", 2, *flags, "--config.train.num_steps=1000000", devices=4)
     try:
         wait_for_step(pod[0], 30)
-        pod[1].send_signal(signal.SIGTERM)  # To one of them.
+        pod[1].send_signal(signal.SIGINT)  # To one of them.
         outputs = [finish(process) for process in pod]
     finally:
         for process in pod:
             process.kill()
-    assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
+    assert [code for code, _, _ in outputs] == [143, 130], [err for _, _, err in outputs]
     steps = [re.search(r"stopped at step (\d+)", out).group(1) for _, out, _ in outputs]
     assert steps[0] == steps[1]
     assert (tmp_path / "checkpoints" / steps[0]).is_dir()

@@ -6,8 +6,10 @@ import logging
 import math
 import os
 import re
+import resource
 import shutil
 import signal
+import time
 import types
 
 import jax
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 
 from poolformer_jax import sharding
+from poolformer_jax.disk_full import DiskFullError
+from poolformer_jax.lock import LockedError
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.errors import TrainingDivergedError, TrainingError
 from poolformer_jax.training.loop import train
@@ -27,7 +31,7 @@ DROPOUT = dataclasses.replace(MODEL, dropout=0.3)
 MESH = sharding.make_mesh(jax.devices()[:1])
 
 
-def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None):
+def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None, **options):
     """Trains; `on_batch(first example)` and `on_eval(evaluations so far)` may interfere."""
     evaluations = []
 
@@ -54,6 +58,7 @@ def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None):
         mesh=MESH,
         batches=batches,
         workdir=workdir,
+        **options,
     )
     return train(trainer), evaluations
 
@@ -144,6 +149,43 @@ def test_crash_before_the_first_checkpoint_leaves_no_trace(tmp_path):
     run(tmp_path)
     assert [r["step"] for r in records(tmp_path, "validation")] == [0, 3, 6]
     assert [r["step"] for r in records(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_full_disk_leaves_the_last_checkpoint_from_which_the_run_goes_on(whole, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_batch(first):
+        if first == 8 * 3:  # After the checkpoint of step 3 has begun.
+            while not (tmp_path / "checkpoints" / "3").is_dir():
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))  # Bytes of a file.
+
+    message = (
+        rf"^the disk of {tmp_path} is full \([\d.,]+ MB free\); the last checkpoint, of step 3 in "
+        rf"{tmp_path}/checkpoints, is intact: make room, and run the same command again$"
+    )
+    try:
+        with pytest.raises(DiskFullError, match=message):
+            run(tmp_path, on_batch=on_batch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    outcome, _ = run(tmp_path)
+    assert outcome.finished
+    assert records(tmp_path) == records(whole[0])
+    for a, b in zip(final_arrays(tmp_path)[1], final_arrays(whole[0])[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_run_whose_workdir_another_has_taken_writes_nothing_more(tmp_path):
+    evaluations = []
+
+    def check_workdir():
+        if evaluations:  # It took so long.
+            raise LockedError("taken over")
+
+    with pytest.raises(LockedError, match="taken over"):
+        run(tmp_path, check_workdir=check_workdir, on_eval=evaluations.append)
+    assert not records(tmp_path, "validation") and not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_finished_run_has_nothing_to_do(whole, caplog):

@@ -23,6 +23,7 @@ from poolformer_jax.data.builders.folders import (
     write_manifest,
 )
 from poolformer_jax.data.config import DatasetConfig
+from poolformer_jax.disk_full import disk_full_errors
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,9 +67,12 @@ def prepare(
     if bucket.is_bucket(place):
         bucket.check_writable(place)
         with tempfile.TemporaryDirectory() as temporary:
-            bucket.upload(_build(builder, recipe, pathlib.Path(temporary)), place)
+            with disk_full_errors(temporary, "nothing was uploaded"):
+                built = _build(builder, recipe, pathlib.Path(temporary))
+            bucket.upload(built, place)
     else:
-        ensure_complete(pathlib.Path(place), functools.partial(_build, builder, recipe))
+        with disk_full_errors(place, "no part of the data set is left there"):
+            ensure_complete(pathlib.Path(place), functools.partial(_build, builder, recipe))
 
 
 def prepare_command(config: DatasetConfig) -> str:

@@ -1,0 +1,130 @@
+"""One writer of a folder, whoever dies, sleeps or hurries."""
+
+import concurrent.futures
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from poolformer_jax import lock
+from poolformer_jax.lock import LOCK_FILE, Lock, LockedError, release_at_end, take_lock
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Counts and watches that take milliseconds."""
+    monkeypatch.setattr(lock, "_INTERVAL", 0.02)
+    monkeypatch.setattr(lock, "_PATIENCE", 0.2)
+
+
+def owner_of(folder):
+    return json.loads((folder / LOCK_FILE).read_text())
+
+
+def leave(folder, **changes):
+    """A lock that nobody counts on, as a process leaves it that is killed."""
+    left = Lock(folder, "")
+    left._about |= changes
+    assert left._make()
+
+
+@release_at_end()
+def hold(folder, then=lambda held: None):
+    then(take_lock(folder))
+
+
+def test_a_second_one_is_told_who_writes_there(tmp_path):
+    def second(held):
+        with pytest.raises(LockedError) as error:
+            hold(tmp_path)
+        assert re.fullmatch(
+            rf"--workdir={tmp_path} is in use: \S+ on \S+ \(pid {os.getpid()}, since "
+            r"\d{4}-\d\d-\d\d [\d:+]+\) writes there; wait for its end, stop it, or choose another "
+            "folder",
+            str(error.value),
+        )
+        held.check()
+
+    start = time.monotonic()
+    hold(tmp_path, second)
+    assert time.monotonic() - start < 1
+    assert not (tmp_path / LOCK_FILE).exists()
+    with pytest.raises(RuntimeError):
+        hold(tmp_path, lambda held: (_ for _ in ()).throw(RuntimeError))
+    hold(tmp_path)  # An error releases it too.
+
+
+def test_a_killed_owner_on_this_machine_is_replaced_at_once(tmp_path):
+    program = "import sys; print(flush=True); sys.stdin.read()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    child.stdout.readline()
+    leave(tmp_path, pid=child.pid, started=lock._started(child.pid))
+    with pytest.raises(LockedError, match=f"pid {child.pid}"):
+        hold(tmp_path)
+    child.kill()
+    while lock._started(child.pid):  # Until it is a zombie: nobody has asked for its status yet.
+        time.sleep(0.001)
+    start = time.monotonic()
+    hold(tmp_path)
+    assert time.monotonic() - start < 1
+    child.communicate()
+    leave(tmp_path, started="1")  # Its number has gone to another process, this one.
+    hold(tmp_path)
+
+
+def test_an_owner_elsewhere_is_watched(quick, tmp_path, caplog):
+    leave(tmp_path, machine="another", host="far")
+    with caplog.at_level("INFO"):
+        hold(tmp_path)
+    assert re.search(r"left, by \S+ on far \(pid .*: watching its lock for 0 s", caplog.text)
+    (tmp_path / LOCK_FILE).write_bytes(b"\xff{")  # Its owner was killed while writing.
+    hold(tmp_path)
+    elsewhere = Lock(tmp_path, "")
+    elsewhere._about |= {"machine": "another", "host": "far"}
+    elsewhere.take()
+    with pytest.raises(LockedError, match="on far"):
+        hold(tmp_path)
+    elsewhere.release()
+    hold(tmp_path)
+
+
+@pytest.mark.parametrize("machine", ["this", "another"])
+def test_of_many_who_take_over_one_wins(quick, tmp_path, machine):
+    for _ in range(5):
+        leave(tmp_path, **({"started": "1"} if machine == "this" else {"machine": machine}))
+
+        def contend(_):
+            mine = Lock(tmp_path, "")
+            try:
+                mine.take()
+            except LockedError:
+                return None
+            return mine
+
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            winners = [won for won in threads.map(contend, range(8)) if won]
+        assert len(winners) == 1
+        winners[0].check()
+        winners[0].release()
+
+
+def test_an_owner_that_was_suspended_too_long_stops(quick, tmp_path):
+    asleep = Lock(tmp_path, "--workdir=here")
+    asleep._about["machine"] = "another"
+    assert asleep._make()
+    asleep.check()
+
+    def wake(held):
+        with pytest.raises(LockedError, match=r"--workdir=here was taken over by .* ends without"):
+            asleep.check()
+        asleep.release()  # Which is not its own any more.
+        assert owner_of(tmp_path)["token"] == held._about["token"]
+
+    time.sleep(lock._INTERVAL)
+    hold(tmp_path, wake)
