@@ -8,6 +8,7 @@ it in any process, as often as wanted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 import shlex
@@ -19,9 +20,9 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from launch import parsing
+from launch import last_words, parsing
 from poolformer_jax.data.datasets import SAMPLE_RATE
-from poolformer_jax.experiment import UserError, user_errors
+from poolformer_jax.experiment import Distributed, UserError, user_errors
 from poolformer_jax.training.divergence import TrainingDivergedError
 
 if TYPE_CHECKING:
@@ -36,10 +37,20 @@ def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] 
     """Runs a binary as the program, with the arguments of the command line; see `call`."""
     # Through absl come dozens of lines for each checkpoint, and a warning if it has no metric.
     absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        call(main, flag_values, sys.argv[1:], positional=positional)
-    except KeyboardInterrupt:
-        sys.exit("interrupted")
+
+    @functools.wraps(main)
+    def program(argv: Sequence[str]) -> Any:
+        if "distributed" in flag_values and (how := distributed_of(flag_values)):
+            is_training = "config" in flag_values and "step" not in flag_values
+            checkpoints = f"{flag_values.workdir}/checkpoints" if is_training else None
+            last_words.explain_aborts(how, checkpoints=checkpoints)
+        return main(argv)
+
+    with last_words.leaving_together():
+        try:
+            call(program, flag_values, sys.argv[1:], positional=positional)
+        except KeyboardInterrupt:
+            sys.exit("interrupted")
 
 
 def call(
@@ -108,10 +119,30 @@ def define_data_dir(
     return flags.DEFINE_string("data_dir", None, text, flag_values=flag_values)
 
 
-def define_distributed(flag_values: flags.FlagValues) -> flags.FlagHolder:
-    """--distributed."""
-    text = "Connect the processes of a pod by jax.distributed.initialize()."
-    return flags.DEFINE_bool("distributed", False, text, flag_values=flag_values)
+def define_distributed(flag_values: flags.FlagValues) -> None:
+    """--distributed, and where the processes find each other; see `distributed_of`."""
+    text = "Run as one of several processes that do the same: on a TPU pod, Slurm or Kubernetes."
+    flags.DEFINE_bool("distributed", False, text, flag_values=flag_values)
+    text = "HOST:PORT of process 0. Elsewhere every process is given these three."
+    flags.DEFINE_string("coordinator", None, text, flag_values=flag_values)
+    for name, text in (("num_processes", "Processes."), ("process_id", "Of this one, from 0.")):
+        flags.DEFINE_integer(name, None, text, flag_values=flag_values)
+
+
+def distributed_of(flag_values: flags.FlagValues) -> Distributed | bool:
+    """What the flags of `define_distributed` say; a coordinator implies --distributed.
+
+    Raises:
+      UserError: If they do not fit together.
+    """
+    names = ("coordinator", "num_processes", "process_id")
+    given = {name: flag_values[name].value for name in names}
+    if all(value is None for value in given.values()):
+        return flag_values.distributed
+    with user_errors():
+        if flag_values["distributed"].present and not flag_values.distributed:
+            raise ValueError("--nodistributed does not fit --coordinator; leave one of them out")
+        return Distributed(**given)
 
 
 def define_step(flag_values: flags.FlagValues) -> flags.FlagHolder:

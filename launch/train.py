@@ -17,7 +17,7 @@ _FLAGS = flags.FlagValues()
 _CONFIG = command_line.define_config(_FLAGS)
 _WORKDIR = command_line.define_workdir(_FLAGS, "Folder for checkpoints and metrics.")
 _DATA_DIR = command_line.define_data_dir(_FLAGS)
-_DISTRIBUTED = command_line.define_distributed(_FLAGS)
+command_line.define_distributed(_FLAGS)
 
 
 def main(argv):
@@ -25,7 +25,7 @@ def main(argv):
     del argv
     with ex.user_errors():
         experiment = ex.make_experiment(command_line.values_of(_CONFIG, _DATA_DIR))
-    outcome = ex.train(experiment, _WORKDIR.value, distributed=_DISTRIBUTED.value)
+    outcome = ex.train(experiment, _WORKDIR.value, distributed=command_line.distributed_of(_FLAGS))
     command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome
 

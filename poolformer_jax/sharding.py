@@ -24,15 +24,8 @@ Rules = Sequence[tuple[str, P]]
 PARAMETER_RULES: Rules = ((r".*", P()),)
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, *, distributed: bool = False) -> Mesh:
-    """A mesh of all devices, or of the given ones, along `data`.
-
-    Args:
-      devices: The given ones.
-      distributed: Whether to connect the processes of a pod first.
-    """
-    if distributed:
-        jax.distributed.initialize()
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices, or of the given ones, along `data`."""
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
-from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.hosts import Distributed, agree, errors_of_all, run_facts
 from poolformer_jax.experiment.workdir import check_evaluation, read_experiment
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def evaluate_likelihood(
     chunk_length: int | None = None,
     batch_size: int | None = None,
     data_dir: str | None = None,
-    distributed: bool = False,
+    distributed: Distributed | bool = False,
     devices: Sequence[Any] | None = None,
 ) -> dict[str, Any] | None:
     """Evaluates a checkpoint on all clips of a split.
@@ -49,7 +49,7 @@ def evaluate_likelihood(
         most the training length if None.
       batch_size: Clips per step, over all devices; train.eval_batch_size if None.
       data_dir: Folder of data sets, if it is another than the configuration's.
-      distributed: Whether to connect the processes of a pod first.
+      distributed: Whether, or how, to connect several processes first; they all do the same.
       devices: What to evaluate on; all devices if None.
 
     Returns:
@@ -60,20 +60,32 @@ def evaluate_likelihood(
       FloatingPointError: If the bits of a clip are not finite.
     """
     workdir = pathlib.Path(workdir)
-    with user_errors():
+    with errors_of_all(distributed):
         trained: Experiment = read_experiment(workdir)
         if experiment is not None:
             check_evaluation(workdir, experiment)
         experiment = experiment or trained
         data = _choose_data(experiment.data, data_dir, length)
         batch_size = batch_size or experiment.train.eval_batch_size
+    agree(
+        distributed,
+        lambda: {
+            **run_facts(workdir, experiment),
+            "split": split,
+            "step": step,
+            "weights": weights,
+            "length": data.seq_len,
+            "chunk_length": chunk_length,
+            "batch_size": batch_size,
+        },
+    )
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.
     import jax
 
     from poolformer_jax import sharding
     from poolformer_jax.data.pipeline import eval_batches
-    from poolformer_jax.data.source import open_splits
+    from poolformer_jax.data.source import dataset_facts, open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,
@@ -86,16 +98,18 @@ def evaluate_likelihood(
     )
     from poolformer_jax.experiment.restore import restore_params
 
-    mesh, model = sharding.make_mesh(devices, distributed=distributed), experiment.model.build()
+    mesh, model = sharding.make_mesh(devices), experiment.model.build()
     training_length = trained.data.training_length
-    with user_errors():
+    with errors_of_all(distributed):
         if chunk_length is None:
             chunk_length = choose_chunk_length(model, data.seq_len, limit=training_length)
         evaluate = make_likelihood_evaluator(model, mesh, chunk_length=chunk_length)
         sharding.check_batch_size("train.eval_batch_size", batch_size, mesh)
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
-        source = open_splits(data)[split]
+        splits = open_splits(data)
+        source = splits[split]
         batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
+    agree(distributed, lambda: dataset_facts(splits), after_work=True)
     likelihood = evaluate(params, batches)
     assert likelihood is not None  # Nobody asked it to stop.
     if jax.process_index() != 0:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from poolformer_jax.experiment.configuration import Experiment
-from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.hosts import (
+    Distributed,
+    agree,
+    code_facts,
+    errors_of_all,
+    experiment_facts,
+)
 from poolformer_jax.experiment.workdir import check_workdir
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ def train(
     experiment: Experiment,
     workdir: str | os.PathLike[str],
     *,
-    distributed: bool = False,
+    distributed: Distributed | bool = False,
     devices: Sequence[Any] | None = None,
 ) -> Outcome:
     """Trains a model, or goes on from the latest checkpoint in the workdir.
@@ -30,7 +36,7 @@ def train(
     Args:
       experiment: What to train, on what, and how.
       workdir: Folder for checkpoints and metrics; made if missing.
-      distributed: Whether to connect the processes of a pod first.
+      distributed: Whether, or how, to connect several processes first; they all do the same.
       devices: What to train on; all devices if None.
 
     Returns:
@@ -41,15 +47,16 @@ def train(
       TrainingDivergedError: If too many steps in a row had to be skipped.
     """
     workdir = pathlib.Path(workdir)
-    with user_errors():
+    with errors_of_all(distributed):
         changes = check_workdir(workdir, experiment)
+    agree(distributed, lambda: experiment_facts(experiment) | code_facts(), workdir=workdir)
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.
     import jax
 
     from poolformer_jax import sharding
     from poolformer_jax.data.pipeline import eval_batches, train_batches
-    from poolformer_jax.data.source import open_splits
+    from poolformer_jax.data.source import dataset_facts, open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,
@@ -60,19 +67,20 @@ def train(
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
 
-    mesh = sharding.make_mesh(devices, distributed=distributed)
+    mesh = sharding.make_mesh(devices)
     data, config, model = experiment.data, experiment.train, experiment.model.build()
 
     def train_data(start_example):
         share = sharding.share_of_batch(config.batch_size)
         return train_batches(splits["train"], data, start_example=start_example, **share)
 
-    with user_errors():
+    with errors_of_all(distributed):
         parts = config.grad_accum_steps
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
         splits = open_splits(data)
         train_data(0)  # Complains now of what it would complain of after compilation.
+    agree(distributed, lambda: dataset_facts(splits), after_work=True)
 
     if jax.process_index() == 0:
         sizes = f"{len(splits['train']):,} training and {len(splits['validation']):,} validation"

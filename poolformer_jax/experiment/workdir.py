@@ -21,7 +21,7 @@ from poolformer_jax.layers.config import EXECUTION_FIELDS
 
 CONFIG_FILE = "config.json"
 
-_PLACES = ("data.data_dir", "data.noise_dir")
+PLACES = ("data.data_dir", "data.noise_dir")
 
 
 def read_experiment(workdir: pathlib.Path, kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
@@ -132,7 +132,7 @@ def _differences(old: Sections, new: Sections) -> dict[str, str]:
 
 def _may_change(name: str) -> bool:
     section, _, field = name.partition(".")
-    return section == "train" or field in EXECUTION_FIELDS or name in _PLACES
+    return section == "train" or field in EXECUTION_FIELDS or name in PLACES
 
 
 def _current_layout(values: dict[str, Any]) -> dict[str, Any]:
