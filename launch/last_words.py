@@ -144,8 +144,12 @@ def explain(text: str, facts: Mapping[str, Any]) -> str:
     lost |= {int(x) for x in re.findall(r"\btask[: ](\d+) heartbeat timeout", text, re.I)}
     if not lost and re.search("Failed to send RPC|PollForError", text):
         lost = {0}  # It runs the service.
-    who = f"process{'es' if len(lost) > 1 else ''} {', '.join(map(str, sorted(lost)))}"
-    line = f"error: {who if lost else 'another process'} is lost: killed, failed, or out of reach"
+    who = "another process is"
+    if lost:
+        one = len(lost) == 1
+        names = " and ".join(map(str, sorted(lost)))
+        who = f"process {names} is" if one else f"processes {names} are"
+    line = f"error: {who} lost: killed, failed, or out of reach"
     if not lost:
         (reason,) = re.findall(rf"{_FATAL.decode()}[.:]? *(.*)", text) or [""]
         line += f" ({reason[:200]})"

@@ -33,7 +33,9 @@ HEARTBEAT_SECONDS = 40
 
 # After all are connected, so for answers that need no work; and for those that need it, such as
 # building a data set.
-_ANSWER_SECONDS, _WORK_SECONDS = 60, 3600
+_ANSWER_SECONDS, _WORK_SECONDS = 60.0, 3600.0
+
+_LAG_SECONDS = 5.0  # Of a network file system.
 
 _ROUNDS = itertools.count()
 _ADVICE = "start all of them with the same command, code, data and workdir"
@@ -239,7 +241,7 @@ def code_facts() -> dict[str, str]:
 def _check_coordinator(how: Distributed) -> None:
     """Sees that there is one: without, JAX would abort the program."""
     if how.process_id == 0:
-        with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as server:
+        with socket.socket() as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 server.bind(("", how.address[1]))
@@ -314,9 +316,9 @@ def _collect(number: int, count: int, seconds: float) -> list[Mapping[str, Any]]
         time.sleep(0.05)
 
 
-def _appears(path: pathlib.Path, seconds: float = 5.0) -> bool:
-    """Whether a file that another host has just made is here too; network file systems lag."""
-    deadline = time.monotonic() + seconds
+def _appears(path: pathlib.Path) -> bool:
+    """Whether a file that another host has just made is here too."""
+    deadline = time.monotonic() + _LAG_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
             return False
