@@ -41,8 +41,9 @@ def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] 
     @functools.wraps(main)
     def program(argv: Sequence[str]) -> Any:
         if "distributed" in flag_values and (how := distributed_of(flag_values)):
-            is_training = "config" in flag_values and "step" not in flag_values
-            checkpoints = f"{flag_values.workdir}/checkpoints" if is_training else None
+            # Those that read a checkpoint have a flag that says which.
+            saves = "step" not in flag_values
+            checkpoints = f"{flag_values.workdir}/checkpoints" if saves else None
             last_words.explain_aborts(how, checkpoints=checkpoints)
         return main(argv)
 

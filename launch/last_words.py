@@ -29,13 +29,11 @@ _FATAL = b"JAX distributed service detected fatal errors"
 _RECORD = re.compile(rb"[IWEF]\d{4} [\d:.]+ +\d+ (\S+)\]")
 _ABOUT_OTHERS = re.compile(rb"coordination|preemption_sync|distributed|client\.h")
 
-# What collectives on CPUs and GPUs raise.
-_LOST = re.compile(r"(?i)(closed|reset) by peer|broken pipe|coordination.?service|gloo .* failed")
-
-_OWN_RECORD = "F0101 00:00:00.0 1 distributed]"
+# What collectives on CPUs and GPUs and the calls of the service raise.
+_LOST = re.compile(r"(?i)gloo .* failed|remote process exited|coordination.?service")
 
 _GRACE_SECONDS = 10  # For others to fail alike.
-_VERDICT_SECONDS = 60  # Longer than XLA takes to miss a heartbeat.
+_VERDICT_SECONDS = 60  # Longer than XLA takes to miss heartbeats, name the lost, and abort.
 
 
 def explain_aborts(how: Distributed | bool, *, checkpoints: str | None) -> None:
@@ -47,6 +45,8 @@ def explain_aborts(how: Distributed | bool, *, checkpoints: str | None) -> None:
       how: The processes find each other.
       checkpoints: Folder of those that this program saves.
     """
+    if sys.stderr is None:
+        return
     facts = {"checkpoints": checkpoints}
     for name in ("coordinator", "num_processes", "process_id", "timeout_seconds"):
         facts[name] = getattr(how, name, None)
@@ -97,12 +97,11 @@ def _tell(error: BaseException) -> tuple[int, bool]:
 
         state = distributed.global_state
         if state.num_processes == 2 and "by peer" in told:
-            cause = f"unhealthy:\n{1 - state.process_id}\n"
-        else:
-            time.sleep(_VERDICT_SECONDS)  # Within which XLA names the lost ones, and aborts.
-            cause = told
-        os.write(2, f"{_OWN_RECORD} {_FATAL.decode()}: {cause}\n".encode())
-        return 1, True
+            # As XLA would write it later.
+            record = f"F0101 00:00:00 1 distributed] {_FATAL.decode()}\n{1 - state.process_id}\n"
+            os.write(2, record.encode())
+            return 1, True
+        time.sleep(_VERDICT_SECONDS)
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
             return error.code or 0, False
@@ -151,7 +150,7 @@ def explain(text: str, facts: Mapping[str, Any]) -> str:
         who = f"process {names} is" if one else f"processes {names} are"
     line = f"error: {who} lost: killed, failed, or out of reach"
     if not lost:
-        (reason,) = re.findall(rf"{_FATAL.decode()}[.:]? *(.*)", text) or [""]
+        reason, *_ = re.findall(rf"{_FATAL.decode()}[.:]? *(.*)", text) or [""]
         line += f" ({reason[:200]})"
     line += "; see what it wrote last"
     if facts["checkpoints"] is None:

@@ -165,7 +165,7 @@ def agree(
     seconds = _WORK_SECONDS if after_work else _ANSWER_SECONDS
     token = None
     with errors_of_all(distributed):
-        own = {} if workdir is None else {"workdir": str(workdir), "token": ""}
+        own: dict[str, Any] = {} if workdir is None else {"workdir": str(workdir), "token": ""}
         own |= {"num_processes": count, **facts()}
         if workdir is not None and process == 0:
             token = workdir / f".shared-{secrets.token_hex(8)}"
@@ -326,7 +326,7 @@ def _appears(path: pathlib.Path) -> bool:
     return True
 
 
-def _cut(text: str, limit: int = 80) -> str:
+def _cut(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

@@ -111,7 +111,7 @@ def test_a_workdir_that_is_not_shared_stops_all(pod, tmp_path, monkeypatch):
         folder.mkdir()
     ends = pod(*[agreeing({}, workdir=folder) for folder in folders])
     for end in ends:
-        assert f"workdir: {folders[0]} on process 0, another folder ({folders[1]}) on pro" in end
+        assert f"workdir: {folders[0]} on process 0, another folder (" in end
     assert not list(tmp_path.glob("*/*"))
 
 

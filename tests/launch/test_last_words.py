@@ -78,18 +78,21 @@ def test_only_xlas_page_is_replaced():
 
 @pytest.mark.slow
 def test_processes_that_differ_stop_before_they_compile(tmp_path, tiny_config):
-    folders = [tmp_path / "one", tmp_path / "other"]
-    for folder in folders:
-        folder.mkdir()
-    differing = [["--config.train.learning_rate=0.25"], ["--config.model.width=16"]]
-    flags = [*TINY, "--workdir=run", f"--data_dir={tiny_config.data_dir}"]
-    pod = start_pod("train", 2, *flags, folders=folders, differing=differing)
+    one, other = tmp_path / "one", tmp_path / "other"
+    differing = [
+        [f"--workdir={one}", "--config.train.learning_rate=0.25"],
+        [f"--workdir={other}", "--config.model.width=16"],
+    ]
+    flags = [*TINY, f"--data_dir={tiny_config.data_dir}"]
+    pod = start_pod("train", 2, *flags, differing=differing)
     for code, _, err in [finish(process) for process in pod]:
         assert code == 1 and len(err.splitlines()) == 2, err
-        assert err.startswith("error: the processes do not agree: workdir: run on process 0, anoth")
+        assert err.startswith(
+            f"error: the processes do not agree: workdir: {one} on process 0, ano"
+        )
         assert "model.width: 8 on process 0, 16 on process 1" in err
         assert "train.learning_rate: 0.25 on process 0, " in err
-    assert not list(tmp_path.glob("*/run/*"))
+    assert not list(tmp_path.glob("*/*"))
 
 
 @pytest.mark.slow
