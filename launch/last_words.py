@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from poolformer_jax.experiment import Distributed
 
 _FATAL = b"JAX distributed service detected fatal errors"
+# Of collectives on CPUs that a lost process left unequally far.
+_GLOO = b"terminate called after throwing an instance of 'gloo::"
 # Files of XLA that write about other processes, in the form "E1123 12:39:24.857 27360 file.cc:80]".
 _RECORD = re.compile(rb"[IWEF]\d{4} [\d:.]+ +\d+ (\S+)\]")
 _ABOUT_OTHERS = re.compile(rb"coordination|preemption_sync|distributed|client\.h")
@@ -143,6 +145,8 @@ def explain(text: str, facts: Mapping[str, Any]) -> str:
     lost |= {int(x) for x in re.findall(r"\btask[: ](\d+) heartbeat timeout", text, re.I)}
     if not lost and re.search("Failed to send RPC|PollForError", text):
         lost = {0}  # It runs the service.
+    if not lost and facts["num_processes"] == 2:
+        lost = {1 - facts["process_id"]}
     who = "another process is"
     if lost:
         one = len(lost) == 1
@@ -150,7 +154,7 @@ def explain(text: str, facts: Mapping[str, Any]) -> str:
         who = f"process {names} is" if one else f"processes {names} are"
     line = f"error: {who} lost: killed, failed, or out of reach"
     if not lost:
-        reason, *_ = re.findall(rf"{_FATAL.decode()}[.:]? *(.*)", text) or [""]
+        reason, *_ = re.findall(rf"(?:{_FATAL.decode()}[.:]?|what\(\):) *(.*)", text) or [""]
         line += f" ({reason[:200]})"
     line += "; see what it wrote last"
     if facts["checkpoints"] is None:
@@ -175,11 +179,13 @@ def main(facts: Mapping[str, Any]) -> None:
         for line in lines:
             if record := _RECORD.match(line):
                 holding = _ABOUT_OTHERS.search(record[1]) is not None
+            holding |= line.startswith(_GLOO)
             if holding:
                 held += line
             else:
                 os.write(2, line)
-        if _FATAL in held and (b"*** Check failure" in held or not data):
+        is_fatal = _FATAL in held or _GLOO in held
+        if is_fatal and (b"*** Check failure" in held or not data):
             if not explained:
                 os.write(2, f"{explain(held.decode(errors='replace'), facts)}\n".encode())
             explained, held = True, b""

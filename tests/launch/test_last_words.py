@@ -29,6 +29,12 @@ FACTS = {
 }
 
 
+def pass_through(text):
+    command = [sys.executable, last_words.__file__, json.dumps(FACTS)]
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    return result.stderr
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [
@@ -51,6 +57,14 @@ def test_what_xla_means(status, message):
     assert re.search(f"^error: .*{message}", lines[0]) and len(lines) <= 2
 
 
+def test_collectives_that_a_lost_process_left_unequally_far():
+    text = "terminate called after throwing an instance of 'gloo::E'\n  what():  [enforce] 8 vs 4\n"
+    assert "another process is lost: " in last_words.explain(text, FACTS)
+    assert last_words.explain(text, FACTS).splitlines()[0].count("([enforce] 8 vs 4)") == 1
+    assert pass_through(text) == last_words.explain(text, FACTS) + "\n"
+    assert "process 0 is lost" in last_words.explain(text, FACTS | {"num_processes": 2})
+
+
 def test_the_last_checkpoint_is_named(tmp_path):
     facts = FACTS | {"checkpoints": str(tmp_path)}
     text = FATAL + UNHEALTHY.format("2")
@@ -64,12 +78,6 @@ def test_only_xlas_page_is_replaced():
     warning = "W1123 12:32:51.1 25138 preemption_sync_manager.cc:147] Failed to retrieve a notice\n"
     other = "E1123 12:32:52.2 25138 slow_operation.cc:73] Compilation is slow\n"
     page = f"{warning}{FATAL}{UNHEALTHY.format('2')}tasks\n*** Check failure stack trace: ***"
-    command = [sys.executable, last_words.__file__, json.dumps(FACTS)]
-
-    def pass_through(text):
-        result = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-        return result.stderr
-
     assert pass_through(f"words\n{other}{page}\n  @ 0x7fa647220634 absl::\n") == (
         f"words\n{other}{last_words.explain(page, FACTS)}\n"
     )
