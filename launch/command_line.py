@@ -8,6 +8,7 @@ it in any process, as often as wanted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -21,11 +22,12 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from launch import parsing
+from launch import last_words, parsing
 from poolformer_jax import interruption
 from poolformer_jax.data.datasets import MAX_LENGTH, SAMPLE_RATE
 from poolformer_jax.disk_full import DiskFullError, is_disk_full
 from poolformer_jax.experiment import (
+    Distributed,
     UserError,
     make_experiment,
     replace,
@@ -51,16 +53,29 @@ def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] 
     """
     interruption.listen()
     _quieten_threads()
-    try:
-        call(main, flag_values, sys.argv[1:], positional=positional)
-    except BaseException as error:
-        if not interruption.was_raised():
-            raise
-        kept = getattr(error, "__notes__", ["what was complete is kept"])[0]
-        name = (interruption.received() or signal.SIGTERM).name
-        _print(f"stopped by {name}: {kept}\nto go on, run the same command again: {_command()}")
-    if number := interruption.received():
-        sys.exit(128 + number)
+
+    @functools.wraps(main)
+    def program(argv: Sequence[str]) -> Any:
+        if "distributed" in flag_values and (how := distributed_of(flag_values)):
+            # Those that read a checkpoint have a flag that says which.
+            saves = "step" not in flag_values
+            checkpoints = (
+                f"{os.path.expanduser(flag_values.workdir)}/checkpoints" if saves else None
+            )
+            last_words.explain_aborts(how, checkpoints=checkpoints)
+        return main(argv)
+
+    with last_words.leaving_together():
+        try:
+            call(program, flag_values, sys.argv[1:], positional=positional)
+        except BaseException as error:
+            if not interruption.was_raised():
+                raise
+            kept = getattr(error, "__notes__", ["what was complete is kept"])[0]
+            name = (interruption.received() or signal.SIGTERM).name
+            _print(f"stopped by {name}: {kept}\nto go on, run the same command again: {_command()}")
+        if number := interruption.received():
+            sys.exit(128 + number)
 
 
 def _quieten_threads() -> None:
@@ -150,10 +165,30 @@ def define_data_dir(
     return flags.DEFINE_string("data_dir", None, text, flag_values=flag_values)
 
 
-def define_distributed(flag_values: flags.FlagValues) -> flags.FlagHolder:
-    """--distributed."""
-    text = "Connect the processes of a pod by jax.distributed.initialize()."
-    return flags.DEFINE_bool("distributed", False, text, flag_values=flag_values)
+def define_distributed(flag_values: flags.FlagValues) -> None:
+    """--distributed, and where the processes find each other; see `distributed_of`."""
+    text = "Run as one of several processes that do the same: on a TPU pod, Slurm or Kubernetes."
+    flags.DEFINE_bool("distributed", False, text, flag_values=flag_values)
+    text = "HOST:PORT of process 0. Elsewhere every process is given these three."
+    flags.DEFINE_string("coordinator", None, text, flag_values=flag_values)
+    for name, text in (("num_processes", "Processes."), ("process_id", "Of this one, from 0.")):
+        flags.DEFINE_integer(name, None, text, flag_values=flag_values)
+
+
+def distributed_of(flag_values: flags.FlagValues) -> Distributed | bool:
+    """What the flags of `define_distributed` say; a coordinator implies --distributed.
+
+    Raises:
+      UserError: If they do not fit together.
+    """
+    names = ("coordinator", "num_processes", "process_id")
+    given = {name: flag_values[name].value for name in names}
+    if all(value is None for value in given.values()):
+        return flag_values.distributed
+    with user_errors():
+        if flag_values["distributed"].present and not flag_values.distributed:
+            raise ValueError("--nodistributed does not fit --coordinator; leave one of them out")
+        return Distributed(**given)
 
 
 def define_restart(flag_values: flags.FlagValues) -> flags.FlagHolder:

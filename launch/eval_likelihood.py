@@ -43,7 +43,7 @@ _CHUNK_LENGTH = flags.DEFINE_integer(
 _BATCH_SIZE = command_line.define_batch_size(
     _FLAGS, "Clips per step; train.eval_batch_size if not given."
 )
-_DISTRIBUTED = command_line.define_distributed(_FLAGS)
+command_line.define_distributed(_FLAGS)
 
 
 def main(argv):
@@ -64,7 +64,7 @@ def main(argv):
         chunk_length=_CHUNK_LENGTH.value,
         batch_size=_BATCH_SIZE.value,
         data_dir=_DATA_DIR.value,
-        distributed=_DISTRIBUTED.value,
+        distributed=command_line.distributed_of(_FLAGS),
     )
 
 

@@ -51,7 +51,7 @@ _DATA_DIR = command_line.define_data_dir(_FLAGS, "Folder of data sets; overrides
 _SEED = command_line.define_seed(_FLAGS)
 _STEP = command_line.define_step(_FLAGS)
 _WEIGHTS = command_line.define_weights(_FLAGS)
-_DISTRIBUTED = command_line.define_distributed(_FLAGS)
+command_line.define_distributed(_FLAGS)
 
 
 def main(argv):
@@ -84,7 +84,7 @@ def main(argv):
         num_real=_NUM_REAL.value,
         data_dir=_DATA_DIR.value,
         overwrite=_OVERWRITE.value,
-        distributed=_DISTRIBUTED.value,
+        distributed=command_line.distributed_of(_FLAGS),
     )
 
 

@@ -18,7 +18,7 @@ command_line.define_config(_FLAGS)
 _WORKDIR = command_line.define_workdir(_FLAGS, "Folder for checkpoints and metrics.")
 command_line.define_data_dir(_FLAGS)
 _RESTART = command_line.define_restart(_FLAGS)
-_DISTRIBUTED = command_line.define_distributed(_FLAGS)
+command_line.define_distributed(_FLAGS)
 
 
 def main(argv):
@@ -26,9 +26,8 @@ def main(argv):
     del argv
     with ex.user_errors():
         experiment = command_line.configured(_FLAGS, ex.Experiment)
-    outcome = ex.train(
-        experiment, _WORKDIR.value, restart=_RESTART.value, distributed=_DISTRIBUTED.value
-    )
+    distributed = command_line.distributed_of(_FLAGS)
+    outcome = ex.train(experiment, _WORKDIR.value, restart=_RESTART.value, distributed=distributed)
     command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome
 

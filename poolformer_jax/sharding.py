@@ -16,8 +16,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from poolformer_jax import interruption
-
 DATA_AXIS = "data"
 
 # (regular expression of a parameter's path, how its axes are split); the first match counts. The
@@ -26,16 +24,8 @@ Rules = Sequence[tuple[str, P]]
 PARAMETER_RULES: Rules = ((r".*", P()),)
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, *, distributed: bool = False) -> Mesh:
-    """A mesh of all devices, or of the given ones, along `data`.
-
-    Args:
-      devices: The given ones.
-      distributed: Whether to connect the processes of a pod first.
-    """
-    if distributed:
-        jax.distributed.initialize()
-        interruption.listen_again()
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices, or of the given ones, along `data`."""
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
 
 

@@ -29,7 +29,7 @@ ALLOWED_ROOMS = {
     "disk_full": set(),
     "interruption": set(),
     "lock": set(),
-    "sharding": {"interruption"},
+    "sharding": set(),
     "audio": {"files"},
     "ops": {"typing", "config_checks"},
     "layers": {"typing", "config_checks", "ops"},

@@ -77,8 +77,16 @@ def describe_dataset(config: DatasetConfig) -> DatasetFacts:
     folder = _complete_folder(config)
     return DatasetFacts(
         class_names=label_names(tfds.builder_from_directory(folder).as_data_source("train")),
-        manifest_sha256=hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest(),
+        manifest_sha256=_manifest_sha256(folder),
     )
+
+
+def dataset_facts(splits: Mapping[str, Source]) -> dict[str, str]:
+    """What hosts compare of an open data set: its manifest's SHA-256, and clips of every split."""
+    source: Any = splits["train"]
+    sizes = ", ".join(f"{len(clips):,} {split}" for split, clips in splits.items())
+    manifest = _manifest_sha256(pathlib.Path(source.dataset_info.data_dir))
+    return {"data set": f"{sizes} clips of manifest {manifest[:12]}"}
 
 
 def label_names(source: Source) -> tuple[str, ...]:
@@ -113,6 +121,10 @@ def describe_split(source: Source) -> str:
         fewest, most = min(speakers.values()), max(speakers.values())
         parts.append(f"{fewest:,}{f' to {most:,}' if most != fewest else ''} clips of each")
     return ", ".join(parts)
+
+
+def _manifest_sha256(folder: pathlib.Path) -> str:
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def _complete_folder(config: DatasetConfig) -> pathlib.Path:

@@ -29,6 +29,7 @@ _NAMES = {
     ),
     "named": ("config_file", "named_config", "named_configs"),
     "errors": ("UserError", "user_errors"),
+    "hosts": ("Distributed",),
     "workdir": ("check_workdir", "read_experiment", "write_experiment"),
     "preparation": ("prepare_data",),
     "training": ("train",),

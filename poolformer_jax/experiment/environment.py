@@ -21,7 +21,7 @@ from poolformer_jax.files import write_json
 
 _LOG = logging.getLogger(__name__)
 
-_PACKAGES = (
+PACKAGES = (
     "jax",
     "jaxlib",
     "flax",
@@ -73,7 +73,7 @@ def describe_environment(num_parameters: int) -> dict[str, Any]:
         "poolformer_jax": poolformer_jax.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "platform": jax.default_backend(),
         "device_kind": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),

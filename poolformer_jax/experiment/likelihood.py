@@ -12,7 +12,7 @@ from poolformer_jax import interruption, own_files
 from poolformer_jax.config_checks import MAX_INT, check_batch, check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
-from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.hosts import Distributed, agree, errors_of_all, run_facts
 from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import check_evaluation, read_experiment
 from poolformer_jax.models.config import check_length
@@ -34,7 +34,7 @@ def evaluate_likelihood(
     chunk_length: int | None = None,
     batch_size: int | None = None,
     data_dir: str | None = None,
-    distributed: bool = False,
+    distributed: Distributed | bool = False,
     devices: Sequence[Any] | None = None,
 ) -> dict[str, Any] | None:
     """Evaluates a checkpoint on all clips of a split.
@@ -53,7 +53,7 @@ def evaluate_likelihood(
         most the training length if None.
       batch_size: Clips per step, over all devices; train.eval_batch_size if None.
       data_dir: Folder of data sets, if it is another than the configuration's.
-      distributed: Whether to connect the processes of a pod first.
+      distributed: Whether, or how, to connect several processes first; they all do the same.
       devices: What to evaluate on; all devices if None.
 
     Returns:
@@ -63,7 +63,7 @@ def evaluate_likelihood(
       UserError: Before anything is compiled, if something is missing or does not fit.
       FloatingPointError: If the bits of a clip are not finite.
     """
-    with user_errors():
+    with errors_of_all(distributed):
         workdir = local_path("workdir", workdir)
         trained: Experiment = read_experiment(workdir)
         if experiment is not None:
@@ -78,13 +78,25 @@ def evaluate_likelihood(
             # What is longer than the clips would be filling.
             multiple = experiment.model.chunk_multiple
             chunk_length = min(chunk_length, -(-data.seq_len // multiple) * multiple)
+    agree(
+        distributed,
+        lambda: {
+            **run_facts(workdir, experiment),
+            "split": split,
+            "step": step,
+            "weights": weights,
+            "length": data.seq_len,
+            "chunk_length": chunk_length,
+            "batch_size": batch_size,
+        },
+    )
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.
     import jax
 
     from poolformer_jax import sharding
     from poolformer_jax.data.pipeline import eval_batches
-    from poolformer_jax.data.source import open_splits
+    from poolformer_jax.data.source import dataset_facts, open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,
@@ -97,9 +109,9 @@ def evaluate_likelihood(
     )
     from poolformer_jax.experiment.restore import restore_params
 
-    mesh, model = sharding.make_mesh(devices, distributed=distributed), experiment.model.build()
+    mesh, model = sharding.make_mesh(devices), experiment.model.build()
     training_length = trained.data.training_length
-    with user_errors():
+    with errors_of_all(distributed):
         if chunk_length is None:
             chunk_length = choose_chunk_length(model, data.seq_len, limit=training_length)
         evaluate = make_likelihood_evaluator(model, mesh, chunk_length=chunk_length)
@@ -111,8 +123,10 @@ def evaluate_likelihood(
         # Earlier versions kept no list of what they wrote.
         is_result = own_files.is_result(workdir / files[0], "split", "bits_per_sample", "curve")
         own_files.check(workdir, files, own=files if is_result else ())
-        source = open_splits(data)[split]
+        splits = open_splits(data)
+        source = splits[split]
         batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
+    agree(distributed, lambda: dataset_facts(splits), after_work=True)
     with interruption.StopRequest() as stop:
         likelihood = evaluate(params, batches, stop.together)
     if likelihood is None:

@@ -21,6 +21,7 @@ from poolformer_jax.disk_full import disk_full_errors
 from poolformer_jax.experiment.conditions import check_amount, choose_label, read_prompt
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.hosts import Distributed, agree, errors_of_all, run_facts
 from poolformer_jax.experiment.pages import offer_sample_page
 from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import read_experiment
@@ -53,7 +54,7 @@ def sample(
     num_real: int = 0,
     data_dir: str | None = None,
     overwrite: bool = False,
-    distributed: bool = False,
+    distributed: Distributed | bool = False,
     devices: Sequence[Any] | None = None,
 ) -> pathlib.Path:
     """Draws the clips that a folder lacks, and writes their table and a page.
@@ -74,7 +75,7 @@ def sample(
       num_real: Validation clips to write beside, as the model hears them.
       data_dir: Folder of data sets, if it is another than the run's.
       overwrite: Whether to replace the clips of another draw; files of others are kept.
-      distributed: Whether to connect the processes of a pod first.
+      distributed: Whether, or how, to connect several processes first; they all do the same.
       devices: What to draw on; all devices if None.
 
     Returns:
@@ -87,7 +88,7 @@ def sample(
       FloatingPointError: If logits are not finite; the batches before are in the folder.
     """
     draw = draw or Draw()
-    with user_errors():
+    with errors_of_all(distributed):
         workdir = local_path("workdir", workdir)
         out = workdir / "samples" if out is None else local_path("out", out)
         experiment: Experiment = read_experiment(workdir)
@@ -97,6 +98,23 @@ def sample(
         label_of = choose_label(experiment, label, draw)
         codes = read_prompt(prompt, prompt_length, data=data, length=length)
         check_folder(out, num_clips=num_clips, num_real=num_real)
+        prompt_sha256 = None if codes is None else hashlib.sha256(codes.tobytes()).hexdigest()
+    agree(
+        distributed,
+        lambda: {
+            **run_facts(workdir, experiment),
+            **dataclasses.asdict(draw),
+            "num_samples": num_clips,
+            "length": length,
+            "label": label,
+            "prompt_sha256": prompt_sha256,
+            "batch_size": batch_size,
+            "seed": seed,
+            "step": step,
+            "weights": weights,
+            "overwrite": overwrite,
+        },
+    )
 
     # Only now the imports of JAX and checkpoints, which take seconds.
     import jax
@@ -108,11 +126,15 @@ def sample(
     from poolformer_jax.experiment.restore import restore_params
     from poolformer_jax.sampling.clips import draw_samples, hash_params
 
-    mesh, model = sharding.make_mesh(devices, distributed=distributed), drawing_model(experiment)
+    mesh, model = sharding.make_mesh(devices), drawing_model(experiment)
     process, num_processes = jax.process_index(), jax.process_count()
-    with user_errors():
+    with errors_of_all(distributed):
         batch_size = _choose_batch_size(batch_size, num_clips, mesh)
         real = _read_real(data, num_real) if process == 0 else []
+        if process == 0:
+            take_lock(out, "out")
+    agree(distributed, dict, after_work=True)
+    with user_errors():
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
         # From here on every process is on its own, with its devices and its share of the clips.
         mesh = sharding.make_mesh(mesh.local_devices)
@@ -128,7 +150,7 @@ def sample(
             "label": None if label is None else str(label),
             **dataclasses.asdict(draw),
             "prompt_length": 0 if codes is None else len(codes),
-            "prompt_sha256": None if codes is None else hashlib.sha256(codes.tobytes()).hexdigest(),
+            "prompt_sha256": prompt_sha256,
         }
         with disk_full_errors(out, "the clips that are there are kept"):
             folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
@@ -218,8 +240,6 @@ def _open_folder(
     from poolformer_jax.sampling import folder as sample_folder
 
     process = jax.process_index()
-    if process == 0:
-        take_lock(out, "out")
     if overwrite and process == 0 and sample_folder.find_conflict(out, settings):
         sample_folder.clear(out)
     multihost_utils.sync_global_devices("the folder is as it was left")

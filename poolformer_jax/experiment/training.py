@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from poolformer_jax import interruption
 from poolformer_jax.experiment.configuration import Experiment
-from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.hosts import (
+    Distributed,
+    agree,
+    code_facts,
+    errors_of_all,
+    experiment_facts,
+)
 from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import check_workdir, set_aside_run
-from poolformer_jax.lock import Lock, release_at_end, take_lock
+from poolformer_jax.lock import release_at_end, take_lock
 
 if TYPE_CHECKING:
     from poolformer_jax.training.trainer import Outcome
@@ -28,7 +33,7 @@ def train(
     workdir: str | os.PathLike[str],
     *,
     restart: bool = False,
-    distributed: bool = False,
+    distributed: Distributed | bool = False,
     devices: Sequence[Any] | None = None,
 ) -> Outcome:
     """Trains a model, or goes on from the latest checkpoint in the workdir.
@@ -37,7 +42,7 @@ def train(
       experiment: What to train, on what, and how.
       workdir: Folder for checkpoints and metrics; made if missing.
       restart: Whether to start again from step 0; the run until now is set aside.
-      distributed: Whether to connect the processes of a pod first.
+      distributed: Whether, or how, to connect several processes first; they all do the same.
       devices: What to train on; all devices if None.
 
     Returns:
@@ -48,12 +53,17 @@ def train(
         another training is at work in the workdir.
       TrainingDivergedError: If too many steps in a row had to be skipped.
     """
-    lock: Lock | None = None
-    with user_errors():
+    lock = None
+    with errors_of_all(distributed):
         workdir = local_path("workdir", workdir)
         changes = check_workdir(workdir, experiment, restart=restart)
-        if not distributed and "jax" not in sys.modules:  # Which knows of other processes.
+        if not distributed:
             lock = take_lock(workdir)
+    agree(
+        distributed,
+        lambda: experiment_facts(experiment) | code_facts() | {"restart": restart},
+        workdir=workdir,
+    )
 
     # Only now the imports of JAX, data sets and checkpoints, which take seconds.
     import jax
@@ -61,7 +71,7 @@ def train(
 
     from poolformer_jax import sharding
     from poolformer_jax.data.pipeline import eval_batches, train_batches
-    from poolformer_jax.data.source import open_splits
+    from poolformer_jax.data.source import dataset_facts, open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,
@@ -72,21 +82,22 @@ def train(
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
 
-    mesh = sharding.make_mesh(devices, distributed=distributed)
+    mesh = sharding.make_mesh(devices)
     data, config, model = experiment.data, experiment.train, experiment.model.build()
 
     def train_data(start_example):
         share = sharding.share_of_batch(config.batch_size)
         return train_batches(splits["train"], data, start_example=start_example, **share)
 
-    with user_errors():
-        if lock is None and jax.process_index() == 0:
+    with errors_of_all(distributed):
+        if distributed and jax.process_index() == 0:
             lock = take_lock(workdir)
         parts = config.grad_accum_steps
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
         splits = open_splits(data)
         train_data(0)  # Complains now of what it would complain of after compilation.
+    agree(distributed, lambda: dataset_facts(splits), after_work=True)
 
     if jax.process_index() == 0:
         if restart:

@@ -39,7 +39,7 @@ _SET_ASIDE = (
     "classifier_test.json",
 )
 
-_PLACES = ("data.data_dir", "data.noise_dir")
+PLACES = ("data.data_dir", "data.noise_dir")
 
 
 def read_experiment(workdir: str | os.PathLike[str], kind: type[T] = Experiment) -> T:  # type: ignore[assignment]
@@ -181,7 +181,7 @@ def _differences(old: Sections, new: Sections) -> dict[str, str]:
 
 def _may_change(name: str) -> bool:
     section, _, field = name.partition(".")
-    return section == "train" or field in EXECUTION_FIELDS or name in _PLACES
+    return section == "train" or field in EXECUTION_FIELDS or name in PLACES
 
 
 def _made_by(workdir: pathlib.Path) -> str:

@@ -49,16 +49,17 @@ def start(module, *arguments, **environment):
     )
 
 
-def start_pod(binary, count, *arguments, folders=None, devices=1):
-    """Starts a binary on `count` hosts, each in a current folder of its own if these are given."""
+def start_pod(binary, count, *arguments, differing=None, folders=None, devices=1):
+    """Starts a binary on `count` hosts, with flags and current folders of their own if given."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    module = [sys.executable, "-m", "tests.launch.process_of_pod", str(port)]
+    place = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
     xla_flags = f"--xla_force_host_platform_device_count={devices}"
     return [
         subprocess.Popen(
-            [*module, str(index), str(count), binary, *arguments],
+            [sys.executable, "-m", f"launch.{binary}", *place, f"--process_id={index}", *arguments]
+            + (differing[index] if differing else []),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -12,7 +12,7 @@ from launch.command_line import call as call_main
 from launch.command_line import parse_duration
 from tests.launch.processes import ROOT, call, finish, mistake, start
 
-SHARED = {"__init__", "command_line", "parsing"}
+SHARED = {"__init__", "command_line", "last_words", "parsing"}
 BINARIES = sorted({path.stem for path in (ROOT / "launch").glob("*.py")} - SHARED)
 TRAIN = ("train", "--config=digits", "--workdir=unused")
 
@@ -44,6 +44,42 @@ def test_mistakes_on_the_command_line(flags, message):
     assert re.search(message, found) and len(found.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--coordinator=a:99",
+            "--num_processes is missing: coordinator, num_processes and process_id",
+        ),
+        ("--coordinator=a:99 --num_processes=2", "--process_id is missing"),
+        ("--process_id=0", "--coordinator is missing"),
+        ("--coordinator=a --num_processes=2 --process_id=0", "--coordinator a must be HOST:PORT"),
+        (
+            "--coordinator=a:0 --num_processes=2 --process_id=0",
+            "a:0 must .* a port of 1 to 65535",
+        ),
+        ("--coordinator=:99 --num_processes=2 --process_id=0", ":99 must be HOST:PORT"),
+        ("--coordinator=a:65536 --num_processes=2 --process_id=0", "a:65536 must be HOST:PORT"),
+        (
+            "--coordinator=a:99 --num_processes=0 --process_id=0",
+            "num_processes 0 must be at least",
+        ),
+        ("--coordinator=a:99 --num_processes=2 --process_id=2", "--process_id 2 must be in 0 to 1"),
+        (
+            "--coordinator=a:99 --num_processes=2 --process_id=-1",
+            "process_id -1 must be in 0 to 1",
+        ),
+        (
+            "--nodistributed --coordinator=a:99 --num_processes=2 --process_id=0",
+            "--nodistributed does not fit --coordinator",
+        ),
+    ],
+)
+def test_mistakes_in_where_the_processes_are(flags, message):
+    found = mistake(*TRAIN, *flags.split())
+    assert re.search(message, found) and len(found.splitlines()) == 1
+
+
 def test_missing_flags():
     assert "--config" in mistake("train", "--workdir=x")
     assert "--workdir" in mistake("train", "--config=digits")
@@ -65,6 +101,7 @@ def test_mistakes_load_no_jax():
             (train, "--config=sc09", "--workdir=x", "--config.model.width=7"),
             (train, "--config=sc09", "--workdir=/proc/none"),
             (train, "--help"),
+            (train, "--config=sc09", "--workdir=x", "--coordinator=host"),
             (eval_likelihood, "--workdir=/nowhere"),
             (eval_likelihood, "--workdir=/nowhere", "--length=soon"),
             (prepare_data, "--dataset=sc10"),
@@ -85,7 +122,7 @@ def test_mistakes_load_no_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("error: ") == 11 + len(BINARIES)
+    assert result.stdout.count("error: ") == 12 + len(BINARIES)
 
 
 def test_flags_are_parsed_afresh(tmp_path):
