@@ -95,8 +95,9 @@ class DownPool(nn.Module):
             # before it sums it over time, and moves l times the bytes.
             return jnp.sum(windows * kernel[None, :, 0], axis=1, dtype=jnp.float32)
         windows = windows.reshape(*windows.shape[:2], self.groups, -1)
-        y = jnp.einsum("nfgi,figo->ngo", windows, _split_groups(kernel, self.groups))
-        return y.reshape(-1, self.features).astype(jnp.float32)
+        kernel = _split_groups(kernel, self.groups)
+        y = jnp.einsum("nfgi,figo->ngo", windows, kernel, preferred_element_type=jnp.float32)
+        return y.reshape(-1, self.features)
 
 
 class UpPool(nn.Module):

@@ -92,6 +92,18 @@ def test_up_pool_equals_loop_in_chunks_and_steps(factor, outer, inner, groups):
             t = after
 
 
+@pytest.mark.parametrize("groups", [2, 1])
+def test_windows_of_bfloat16_are_summed_in_float32(groups):
+    """Of 300 ones: bfloat16 has no odd numbers behind 256."""
+    factor, x = 300, jnp.ones((1, 300, 2), jnp.bfloat16)
+    params = {"kernel": jnp.full((factor, 2 // groups, 2), groups / 2), "bias": jnp.zeros(2)}
+    run = functools.partial(DownPool(factor, 2, 2, groups, jnp.bfloat16).apply, {"params": params})
+    y, partial = run(x, jnp.full((1, 2), 299.0), jnp.asarray(299))
+    assert y.dtype == jnp.bfloat16 and np.all(y == 300) and np.all(partial == 299)
+    _, partial = run(x[:, 0], jnp.full((1, 2), 256.0), jnp.asarray(256), method="step")
+    assert np.all(partial == 257)
+
+
 def initial_variance(pool, *inputs):
     init = jax.jit(jax.vmap(lambda key: pool.init(key, *inputs)["params"]))
     params = init(jax.random.split(jax.random.key(0), 400))
