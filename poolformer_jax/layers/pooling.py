@@ -1,9 +1,12 @@
-"""Down-pool and causal up-pool, over whole sequences and one step at a time.
+"""Down-pool and causal up-pool, over chunks and one step at a time.
 
 Both are strided (transposed) convolutions whose kernel equals their stride, so every coarse step
 sees exactly f fine steps. Coarse step l is complete with fine step l f + f - 1, and the up-pool
 delivers its f outputs at the fine steps l f + f - 1 ... l f + 2 f - 2: a delay of f - 1 that makes
 the pair causal.
+
+A chunk of l f fine steps completes l coarse steps wherever in a window it begins, so its phase, the
+number of steps before it modulo f, changes no shape and may be traced.
 
 Groups: with g groups, each output channel sees d / g input channels. g = d (one tap per channel
 and phase) is the stable baseline; g = 1 (full matrices) is reported very unstable.
@@ -18,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 
 class DownPool(nn.Module):
@@ -43,31 +46,58 @@ class DownPool(nn.Module):
         self.kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         self.bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b l o"]:
-        """Pools whole windows: t is a multiple of the factor, l = t / factor."""
-        kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
-        b, t, d = x.shape
-        if self.groups == self.in_features == self.features:
-            # Clips and windows are one axis: otherwise, with one clip a device, XLA sums the taps'
-            # gradient over devices before it sums it over time, and moves l times the bytes.
-            windows = x.reshape(-1, self.factor, d)
-            y = jnp.sum(windows * kernel[None, :, 0], axis=1)
-            return y.reshape(b, t // self.factor, d) + bias[None, None]
-        windows = x.reshape(b, t // self.factor, self.factor, self.groups, d // self.groups)
-        y = jnp.einsum("blfgi,figo->blgo", windows, _split_groups(kernel, self.groups))
-        return y.reshape(b, t // self.factor, self.features) + bias[None, None]
+    def __call__(
+        self, x: Float[Array, "b t d"], partial: Float[Array, "b o"], time: Int[Array, ""]
+    ) -> tuple[Float[Array, "b l o"], Float[Array, "b o"]]:
+        """Pools a chunk.
+
+        Args:
+          x: Fine steps; t = l f.
+          partial: From the state: the sum, without bias, over the steps of the window that the
+            chunk begins within. It is not used if the chunk begins with a window.
+          time: Fine steps before the chunk.
+
+        Returns:
+          (coarse steps, the same sum for the window that the chunk ends within; in float32, in
+          which a sum over a whole window accumulates too).
+        """
+        b, _, d = x.shape
+        # Every f steps of the chunk hold the end of one window and the beginning of the next.
+        phase = time % self.factor
+        ends = (jnp.arange(self.factor) < self.factor - phase)[None, :, None]
+        kernel = jnp.concatenate([self.kernel, self.kernel]).astype(self.dtype)
+        kernel = jax.lax.dynamic_slice_in_dim(kernel, phase, self.factor)
+        windows = x.reshape(-1, self.factor, d)
+        end = self._sum(jnp.where(ends, windows, 0), kernel).reshape(b, -1, self.features)
+        begin = self._sum(jnp.where(ends, 0, windows), kernel).reshape(b, -1, self.features)
+        first = jnp.where(phase == 0, 0, partial)[:, None]
+        y = jnp.concatenate([first, begin[:, :-1]], axis=1) + end + self.bias[None, None]
+        return y.astype(self.dtype), begin[:, -1]
 
     def step(
-        self, x: Float[Array, "b d"], partial: Float[Array, "b o"], phase: Int[Array, ""]
-    ) -> Float[Array, "b o"]:
-        """Adds the fine step of this phase to the window's sum.
+        self, x: Float[Array, "b d"], partial: Float[Array, "b o"], time: Int[Array, ""]
+    ) -> tuple[Float[Array, "b o"], Float[Array, "b o"]]:
+        """Adds one fine step to the window's sum.
 
-        The sum of a new window (phase 0) starts from the bias; after phase f - 1 it is y_l. It is
-        kept in float32, in which a sum over a whole window accumulates too.
+        Returns:
+          (the coarse step, if this was the last of its window; the sum).
         """
+        phase = time % self.factor
         tap = jax.lax.dynamic_index_in_dim(self.kernel, phase, keepdims=False)
-        start = jnp.where(phase == 0, jnp.broadcast_to(self.bias, partial.shape), partial)
-        return start + _apply_tap(x.astype(jnp.float32), tap, self.groups)
+        partial = jnp.where(phase == 0, 0, partial)
+        partial += _apply_tap(x.astype(jnp.float32), tap, self.groups)
+        return (partial + self.bias[None]).astype(self.dtype), partial
+
+    def _sum(self, windows: Float[Array, "n f d"], kernel: Float[Array, "f i o"]) -> Array:
+        """Applies the taps to windows, clips and windows being one axis: [n, o] in float32."""
+        if self.groups == windows.shape[2] == self.features:
+            # One axis, because with one clip a device XLA sums the taps' gradient over devices
+            # before it sums it over time, and moves l times the bytes.
+            return jnp.sum(windows * kernel[None, :, 0], axis=1, dtype=jnp.float32)
+        windows = windows.reshape(*windows.shape[:2], self.groups, -1)
+        kernel = _split_groups(kernel, self.groups)
+        y = jnp.einsum("nfgi,figo->ngo", windows, kernel, preferred_element_type=jnp.float32)
+        return y.reshape(-1, self.features)
 
 
 class UpPool(nn.Module):
@@ -100,14 +130,14 @@ class UpPool(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
     def __call__(
-        self, y: Float[Array, "b l i"], last: Float[Array, "b i"], started: Bool[Array, ""]
+        self, y: Float[Array, "b l i"], last: Float[Array, "b i"], time: Int[Array, ""]
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b i"]]:
-        """Up-pools l coarse steps into t = l f fine steps.
+        """Up-pools the l coarse steps that a chunk of t = l f fine steps completes.
 
         Args:
           y: Coarse steps.
           last: The coarse step before y, from the state.
-          started: Whether `last` is real; False at the start of the sequence.
+          time: Fine steps before the chunk.
 
         Returns:
           (u, the new `last`).
@@ -122,21 +152,21 @@ class UpPool(nn.Module):
             fine = jnp.einsum("blgi,figo->blfgo", grouped, _split_groups(kernel, self.groups))
         fine = fine.reshape(b, (length + 1) * self.factor, self.features) + bias[None, None]
         # Output 0 of `last` was delivered with the step that completed it.
-        u = fine[:, 1 : 1 + length * self.factor]
-        silent = ~started & (jnp.arange(length * self.factor) < self.factor - 1)
+        chunk, undelivered = length * self.factor, time % self.factor + 1
+        u = jax.lax.dynamic_slice_in_dim(fine, undelivered, chunk, axis=1)
+        silent = time + jnp.arange(chunk) < self.factor - 1
         return jnp.where(silent[None, :, None], 0, u), y[:, -1]
 
-    def step(
-        self, last: Float[Array, "b i"], phase: Int[Array, ""], started: Bool[Array, ""]
-    ) -> Float[Array, "b d"]:
-        """Returns the output at a fine step, whose phase is t mod f.
+    def step(self, last: Float[Array, "b i"], time: Int[Array, ""]) -> Float[Array, "b d"]:
+        """Returns the output at the fine step after `time` steps.
 
-        `last` is the newest complete coarse step: at phase f - 1 the one completed just now.
+        `last` is the newest complete coarse step: at the end of a window the one completed just
+        now.
         """
         kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
-        tap = jax.lax.dynamic_index_in_dim(kernel, (phase + 1) % self.factor, keepdims=False)
+        tap = jax.lax.dynamic_index_in_dim(kernel, (time + 1) % self.factor, keepdims=False)
         u = _apply_tap(last.astype(self.dtype), tap, self.groups) + bias[None]
-        return jnp.where(started, u, jnp.zeros_like(u))
+        return jnp.where(time < self.factor - 1, jnp.zeros_like(u), u)
 
 
 def _split_groups(kernel: Float[Array, "f i o"], groups: int) -> Float[Array, "f i g o2"]:

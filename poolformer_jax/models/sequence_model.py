@@ -43,7 +43,7 @@ class SequenceModel(Hashable, Protocol):
 
     @property
     def chunk_multiple(self) -> int:
-        """Chunks have, and begin at, multiples of so many codes."""
+        """Chunks have multiples of so many codes, and begin anywhere."""
         ...
 
     def init_params(self, key: Array) -> Params:
@@ -82,7 +82,7 @@ class SequenceModel(Hashable, Protocol):
 
         Args:
           params: Parameters.
-          codes: t is a multiple of `chunk_multiple`, as is the number of codes before.
+          codes: t is a multiple of `chunk_multiple`; any number of codes may be before.
           state: State before them.
           dropout_key: In training, if the model has dropout.
 
@@ -90,7 +90,7 @@ class SequenceModel(Hashable, Protocol):
           (log-probability of each code given those before it, in nats and float32; state after).
 
         Raises:
-          ValueError: If t, or the position of a concrete state, is not such a multiple.
+          ValueError: If t is not such a multiple.
         """
         ...
 

@@ -160,7 +160,7 @@ class StreamingGenerator(Iterator[Block]):
         self.position = 0
         log_probs = np.zeros((num_clips, 0), np.float32)
         if prompt is not None:
-            self._state, log_probs = prime(model, params, state, codes, position=0)
+            self._state, log_probs = prime(model, params, state, codes)
         self.prompt = self._finish(codes, log_probs)
 
     def __next__(self) -> Block:
@@ -191,8 +191,6 @@ def prime(
     params: Any,
     state: State,
     codes: Int[np.ndarray, "b t"],
-    *,
-    position: int,
 ) -> tuple[State, Float[np.ndarray, "b t"]]:
     """Reads samples: whole chunks in parallel, as long ones as fit, the rest step by step.
 
@@ -201,7 +199,6 @@ def prime(
       params: Parameters.
       state: The state before them.
       codes: The samples.
-      position: How many samples the state has seen.
 
     Returns:
       (state after them, the log-probability of each in nats).
@@ -210,15 +207,9 @@ def prime(
     chunk = max(multiple, _PRIME_SAMPLES // clips // multiple * multiple)
     read_chunk, read_steps = _compile_prime(model)
     log_probs, start = [], 0
-    until_chunk = -position % multiple
     while start < length:
         whole = min(chunk, (length - start) // multiple * multiple)
-        if start < until_chunk:
-            read, count = read_steps, min(until_chunk, length)
-        elif whole:
-            read, count = read_chunk, whole
-        else:
-            read, count = read_steps, length - start
+        read, count = (read_chunk, whole) if whole else (read_steps, length - start)
         part_log_probs, state = read(params, codes[:, start : start + count], state)
         log_probs.append(np.asarray(part_log_probs))
         start += count

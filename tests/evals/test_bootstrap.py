@@ -17,6 +17,18 @@ def test_interval_of_a_mean_is_the_textbooks():
     assert (interval.confidence, interval.resamples) == (0.95, 4_000)
 
 
+def test_a_few_resamples_have_their_unbiased_spread():
+    """N - 1 under the squares, which with 3 resamples is a fifth of the width."""
+    x, scores = np.random.default_rng(1).standard_normal(50), []
+
+    def mean(i):
+        scores.append(float(x[i].mean()))
+        return scores[-1]
+
+    interval = bootstrap_interval(mean, 50, score=0.0, resamples=3)
+    assert interval.high == pytest.approx(1.959964 * np.std(scores, ddof=1), rel=1e-6)
+
+
 def test_interval_depends_on_the_seed_alone():
     x = np.random.default_rng(1).standard_normal(50)
     a, b, other = (

@@ -211,9 +211,9 @@ def test_dropout_differs_between_layers():
     assert len(set(masks)) == 4, masks
 
 
-def test_remat_changes_nothing():
+def test_remat_recomputes_and_changes_nothing():
     x = random_input()
-    gradients = []
+    gradients, activations = [], []
     mixer = LRUConfig(recurrent_width=4, complex=False)
     for remat in (False, True):
         config = dataclasses.replace(CONFIG, mixer=mixer, remat=remat, dropout=0.3)
@@ -225,6 +225,9 @@ def test_remat_changes_nothing():
             return jnp.sum(jnp.sin(y))
 
         gradients.append(jax.jit(jax.grad(loss))(params))
+        # Of the gates' activations, in the forward pass and again in the backward pass.
+        activations.append(str(jax.make_jaxpr(jax.grad(loss))(params)).count(" = tanh "))
+    assert activations[1] == 2 * activations[0] > 0
     plain, recomputed = map(jax.tree.leaves, gradients)
     for ours, theirs in zip(recomputed, plain, strict=True):
         # The same operations, fused differently.

@@ -36,7 +36,7 @@ def full_matrices(params, in_features, groups):
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize(("outer", "inner", "groups"), WIDTHS)
-def test_down_pool_equals_loop_whole_and_step_by_step(factor, outer, inner, groups):
+def test_down_pool_equals_loop_in_chunks_and_steps(factor, outer, inner, groups):
     params = random_params(factor, outer, inner, groups)
     pool = DownPool(factor, outer, inner, groups)
     x = np.random.default_rng(1).normal(size=(BATCH, WINDOWS * factor, outer))
@@ -45,19 +45,24 @@ def test_down_pool_equals_loop_whole_and_step_by_step(factor, outer, inner, grou
     for step in range(WINDOWS):
         for j in range(factor):
             expected[:, step] += x[:, step * factor + j] @ taps[j]
-    close(pool.apply({"params": params}, jnp.float32(x)), expected)
 
+    chunk = jax.jit(functools.partial(pool.apply, {"params": params}))
     step = jax.jit(functools.partial(pool.apply, {"params": params}, method="step"))
-    partial = jnp.full((BATCH, inner), 7.0)  # What an earlier window left must not matter.
-    for t in range(WINDOWS * factor):
-        partial = step(jnp.float32(x[:, t]), partial, jnp.asarray(t % factor))
-        if t % factor == factor - 1:
-            close(partial, expected[:, t // factor])
+    for begin in range(factor + 1):
+        end, t = begin + (WINDOWS - 2) * factor, 0
+        partial = jnp.full((BATCH, inner), 7.0)  # What an earlier window left must not matter.
+        while t < WINDOWS * factor:
+            run, after = (chunk, end) if t == begin else (step, t + 1)
+            here = jnp.float32(x[:, t:after] if t == begin else x[:, t])
+            y, partial = run(here, partial, jnp.asarray(t))
+            if t == begin or after % factor == 0:
+                close(y, expected[:, t // factor : after // factor].reshape(y.shape))
+            t = after
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize(("outer", "inner", "groups"), WIDTHS)
-def test_up_pool_equals_loop_whole_chunked_and_step_by_step(factor, outer, inner, groups):
+def test_up_pool_equals_loop_in_chunks_and_steps(factor, outer, inner, groups):
     params = random_params(factor, inner, outer, groups)
     pool = UpPool(factor, inner, outer, groups)
     y = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, inner))
@@ -67,25 +72,36 @@ def test_up_pool_equals_loop_whole_chunked_and_step_by_step(factor, outer, inner
         step, r = divmod(t - (factor - 1), factor)
         expected[:, t] = y[:, step] @ taps[r] + bias
 
-    run = functools.partial(pool.apply, {"params": params})
-    nothing, no, yes = jnp.full((BATCH, inner), 7.0), jnp.asarray(False), jnp.asarray(True)
-    u, last = run(jnp.float32(y), nothing, no)
-    close(u, expected)
-    close(last, y[:, -1])
-    # Exactly zero, although the bias is not.
-    np.testing.assert_array_equal(u[:, : factor - 1], 0.0)
+    chunk = jax.jit(functools.partial(pool.apply, {"params": params}))
+    step = jax.jit(functools.partial(pool.apply, {"params": params}, method="step"))
+    for begin in range(factor + 1):
+        end, t = begin + (WINDOWS - 2) * factor, 0
+        last = jnp.full((BATCH, inner), 7.0)  # What is there before the first must not matter.
+        while t < WINDOWS * factor:
+            if t == begin:
+                completed = jnp.float32(y[:, begin // factor : end // factor])
+                u, last = chunk(completed, last, jnp.asarray(t))
+            else:
+                if (t + 1) % factor == 0:
+                    last = jnp.float32(y[:, t // factor])
+                u = step(last, jnp.asarray(t))[:, None]
+            after = t + u.shape[1]
+            close(u, expected[:, t:after])
+            # Exactly zero, although the bias is not.
+            np.testing.assert_array_equal(u[:, : max(0, factor - 1 - t)], 0.0)
+            t = after
 
-    first, last = run(jnp.float32(y[:, :1]), nothing, no)
-    second, _ = run(jnp.float32(y[:, 1:]), last, yes)
-    close(np.concatenate([first, second], axis=1), expected)
 
-    step = jax.jit(functools.partial(run, method="step"))
-    last = nothing
-    for t in range(WINDOWS * factor):
-        if t % factor == factor - 1:
-            last = jnp.float32(y[:, t // factor])
-        u_t = step(last, jnp.asarray(t % factor), jnp.asarray(t >= factor - 1))
-        close(u_t, expected[:, t])
+@pytest.mark.parametrize("groups", [2, 1])
+def test_windows_of_bfloat16_are_summed_in_float32(groups):
+    """Of 300 ones: bfloat16 has no odd numbers behind 256."""
+    factor, x = 300, jnp.ones((1, 300, 2), jnp.bfloat16)
+    params = {"kernel": jnp.full((factor, 2 // groups, 2), groups / 2), "bias": jnp.zeros(2)}
+    run = functools.partial(DownPool(factor, 2, 2, groups, jnp.bfloat16).apply, {"params": params})
+    y, partial = run(x, jnp.full((1, 2), 299.0), jnp.asarray(299))
+    assert y.dtype == jnp.bfloat16 and np.all(y == 300) and np.all(partial == 299)
+    _, partial = run(x[:, 0], jnp.full((1, 2), 256.0), jnp.asarray(256), method="step")
+    assert np.all(partial == 257)
 
 
 def initial_variance(pool, *inputs):
@@ -98,7 +114,9 @@ def initial_variance(pool, *inputs):
 # At least 25,600 draws: the standard error of the variance is below 0.9 %.
 @pytest.mark.parametrize(("groups", "fan_in"), [(32, 4), (8, 16), (1, 128)])
 def test_down_pool_is_drawn_with_variance_one_over_fan_in(groups, fan_in):
-    variance, kernel = initial_variance(DownPool(4, 32, 32, groups), jnp.zeros((1, 4, 32)))
+    variance, kernel = initial_variance(
+        DownPool(4, 32, 32, groups), jnp.zeros((1, 4, 32)), jnp.zeros((1, 32)), jnp.asarray(0)
+    )
     assert variance == pytest.approx(1 / fan_in, rel=0.03)
     truncation = 2 / 0.87962566103423978
     assert np.abs(kernel).max() <= truncation / np.sqrt(fan_in) * (1 + 1e-6)
@@ -107,7 +125,7 @@ def test_down_pool_is_drawn_with_variance_one_over_fan_in(groups, fan_in):
 @pytest.mark.parametrize(("groups", "fan_in"), [(32, 4), (8, 16), (1, 128)])
 def test_up_pool_is_drawn_with_scaled_variance(groups, fan_in):
     pool = UpPool(4, 32, 32, groups, init_scale=1 / 17)
-    inputs = jnp.zeros((1, 1, 32)), jnp.zeros((1, 32)), jnp.asarray(False)
+    inputs = jnp.zeros((1, 1, 32)), jnp.zeros((1, 32)), jnp.asarray(0)
     variance, kernel = initial_variance(pool, *inputs)
     assert variance == pytest.approx(1 / 17 / fan_in, rel=0.03)
     # A normal distribution, not a truncated one.

@@ -124,7 +124,7 @@ def test_it_draws_what_it_has_learnt_and_reads_it_back(trained):
         (pairs / pairs.sum(axis=1, keepdims=True))[seen], TRUE[seen], atol=0.1
     )
     for length in (1, 7):
-        state, first = prime(MODEL, params, MODEL.init_state(64), codes[:, :length], position=0)
-        _, rest = prime(MODEL, params, state, codes[:, length:], position=length)
+        state, first = prime(MODEL, params, MODEL.init_state(64), codes[:, :length])
+        _, rest = prime(MODEL, params, state, codes[:, length:])
         read = np.concatenate([first, rest], axis=1)
         np.testing.assert_allclose(read, log_probs, rtol=0, atol=1e-5)  # Float32, two programs.

@@ -20,8 +20,10 @@ def test_derivative_above_the_bound_is_that_of_the_square_root(x):
 
 
 @pytest.mark.parametrize("x", [0.0, 1e-30, 0.5 * BOUND, BOUND])
-def test_derivative_is_200_below_the_bound(x):
-    assert jax.grad(bounded_sqrt)(jnp.float32(x)) == pytest.approx(200.0, rel=5e-7)
+def test_below_the_bound_the_derivative_is_200_and_the_value_the_square_root(x):
+    value, derivative = jax.value_and_grad(bounded_sqrt)(jnp.float32(x))
+    assert value == np.sqrt(np.float32(x))  # Of x, not of the bound: 0 at 0.
+    assert derivative == pytest.approx(200.0, rel=5e-7)
 
 
 def test_gradient_scales_with_the_cotangent():

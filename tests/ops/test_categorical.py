@@ -142,6 +142,13 @@ def test_codes_that_may_be_drawn(draw, codes):
     assert kept(draw) == codes
 
 
+@pytest.mark.parametrize(("top_p", "codes"), [(0.5, 1), (0.75, 2), (0.875, 4)])
+def test_codes_that_add_up_to_exactly_top_p_are_enough(top_p, codes):
+    logits = jnp.log(jnp.float32([[0.5, 0.25, 0.125, 0.125]]))  # The last two are a tie.
+    kept = np.isfinite(restrict_logits(logits, draw=Draw(top_p=top_p)))
+    np.testing.assert_array_equal(kept[0], np.arange(4) < codes)
+
+
 @pytest.mark.parametrize(
     ("draw", "expected"),
     [

@@ -76,7 +76,7 @@ def test_priming_in_parts_gives_the_state_of_stepping(params, monkeypatch, parts
     state, log_probs, position = MODEL.init_state(2), [], 0
     for count in parts:
         part = codes[:, position : position + count]
-        state, some = prime(MODEL, params, state, part, position=position)
+        state, some = prime(MODEL, params, state, part)
         log_probs.append(some)
         position += count
     np.testing.assert_allclose(

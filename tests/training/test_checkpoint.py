@@ -75,9 +75,12 @@ def test_best_is_remembered_by_the_next_process(checkpointer, tmp_path):
 
 
 def test_not_a_number_is_never_the_best(checkpointer):
-    save(checkpointer, 1, 4.0)
-    save(checkpointer, 2, float("nan"))
-    assert checkpointer.best_step == 1
+    """Neither before nor after a number: NaN is neither smaller nor larger."""
+    best = []
+    for step, bits in enumerate([float("nan"), 4.0, float("nan")], start=1):
+        save(checkpointer, step, bits)
+        best.append(checkpointer.best_step)
+    assert best == [None, 2, 2]
 
 
 @pytest.mark.parametrize(("weights", "item"), [("ema", "ema_params"), ("raw", "params")])

@@ -126,7 +126,7 @@ def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path, caplog
         if count == 2:  # At step 3.
             os.kill(os.getpid(), signal.SIGTERM)
 
-    outcome, _ = run(tmp_path, on_eval=on_eval)
+    outcome, _ = run(tmp_path, on_eval=on_eval, bits=[math.nan, 4.0])
     assert (outcome.step, outcome.finished) == (3, False)
     assert [r["step"] for r in records(tmp_path, "validation")] == [0]
     run(tmp_path, bits=[1.0, math.nan])
@@ -135,6 +135,8 @@ def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path, caplog
     checkpointer = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     assert checkpointer.best_step == 3  # Saved before it was evaluated, and best all the same.
     checkpointer.close()
+    (_, progress), _ = final_arrays(tmp_path)
+    assert progress.best["bits_per_sample"] == 1.0  # Not the first, which was not a number.
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@ The backbone of a configuration with factors (f_0, f_1, ...) is SkipBlock 0, who
 SkipBlock 1, and so on; the innermost block is the centre, layers alone. State mirrors that
 structure.
 
-Two ways to run it. `__call__` takes a chunk of a multiple of the total pooling factor: every
-level runs once, on the whole chunk. `step` takes one sample: a SkipBlock's inner block runs only
-at the f-th step of each window, so over a sequence the centre runs 1 / 160 as often as level 0.
+Two ways to run it, in any order. `__call__` takes a chunk of a multiple of the total pooling
+factor: every level runs once, on the whole chunk. `step` takes one sample: a SkipBlock's inner
+block runs only at the f-th step of each window, so over a sequence the centre runs 1 / 160 as often
+as level 0.
 
 Source: Gallo Fernandez 2025, arXiv:2510.02206.
 """
@@ -33,7 +34,7 @@ class SkipBlockState:
 
     Attributes:
       pre: States of the layers before the pool (none without U-Net).
-      partial: [b, d_inner] sum of the down-pool's unfinished window; unused between windows.
+      partial: [b, d_inner] float32 sum of the down-pool's unfinished window, if there is one.
       inner: State of the inner block.
       last: [b, d_inner] newest output of the inner block, still being delivered by the up-pool.
       post: States of the layers after the pool.
@@ -137,12 +138,12 @@ class SkipBlock(nn.Module):
         time: Int[Array, ""],
         labels: Int[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b t d"], BackboneState]:
-        """Runs a chunk of whole windows.
+        """Runs a chunk of as many steps as whole windows have; it may begin within one.
 
         Args:
           x: t is a multiple of the pooling factors from here inwards.
           state: State after `time` steps.
-          time: Steps of this level before the chunk, a multiple of the same factors.
+          time: Steps of this level before the chunk.
           labels: Class of each clip, in a model that is conditioned on it.
 
         Returns:
@@ -152,10 +153,11 @@ class SkipBlock(nn.Module):
         factor = self.config.pool_factors[self.level]
         x = block_input = self.label(x, labels)
         x, pre = self.pre(x, state.pre)
-        y, inner = self.inner(self.down_pool(x), state.inner, time // factor, labels)
-        u, last = self.up_pool(y, state.last, time >= factor)
+        pooled, partial = self.down_pool(x, state.partial, time)
+        y, inner = self.inner(pooled, state.inner, time // factor, labels)
+        u, last = self.up_pool(y, state.last, time)
         x, post = self._merge(block_input, x, u, state.post)
-        return x, dataclasses.replace(state, pre=pre, inner=inner, last=last, post=post)
+        return x, SkipBlockState(pre=pre, partial=partial, inner=inner, last=last, post=post)
 
     def step(
         self,
@@ -177,22 +179,20 @@ class SkipBlock(nn.Module):
         """
         assert isinstance(state, SkipBlockState)
         factor = self.config.pool_factors[self.level]
-        phase = time % factor
         x = x[:, None]
         block_input = self.label(x, labels)
         x, pre = self.pre(block_input, state.pre)
-        partial = self.down_pool.step(x[:, 0], state.partial, phase)
+        pooled, partial = self.down_pool.step(x[:, 0], state.partial, time)
 
         def run_inner(block):
-            x = partial.astype(state.last.dtype)
-            return block.step(x, state.inner, time // factor, labels)
+            return block.step(pooled, state.inner, time // factor, labels)
 
         def keep(block):
             del block
             return state.last, state.inner
 
-        last, inner = nn.cond(phase == factor - 1, run_inner, keep, self.inner)
-        u = self.up_pool.step(last, phase, time >= factor - 1)
+        last, inner = nn.cond(time % factor == factor - 1, run_inner, keep, self.inner)
+        u = self.up_pool.step(last, time)
         x, post = self._merge(block_input, x, u[:, None], state.post)
         return x[:, 0], SkipBlockState(pre=pre, partial=partial, inner=inner, last=last, post=post)
 

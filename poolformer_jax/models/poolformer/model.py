@@ -166,7 +166,6 @@ class Poolformer:
         """
         check_length(self, codes.shape[1])
         state = self.init_state(codes.shape[0]) if state is None else state
-        self._check_aligned(state.position)
         rngs = None if dropout_key is None else {"dropout": dropout_key}
         outputs: Any = Network(self.config).apply({"params": params}, codes, state, rngs=rngs)
         return outputs
@@ -218,15 +217,6 @@ class Poolformer:
     ) -> tuple[Float[Array, "r v"], PoolformerState]:
         outputs: Any = Network(self.config).apply({"params": params}, state, method="predict")
         return outputs
-
-    def _check_aligned(self, position: Array) -> None:
-        total = self.chunk_multiple
-        if not isinstance(position, jax.core.Tracer) and int(position) % total:
-            raise ValueError(
-                f"a chunk cannot start at sample {int(position)} of a window: chunks start at "
-                f"multiples of the total pooling factor {total}; read the samples up to the next "
-                "multiple one by one"
-            )
 
 
 def _observe(state: PoolformerState, codes: Int[Array, " b"], rows: int) -> PoolformerState:

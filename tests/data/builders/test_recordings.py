@@ -7,6 +7,7 @@ import tempfile
 
 import numpy as np
 import pytest
+import scipy.signal
 
 from poolformer_jax.data.builders import prepare
 from poolformer_jax.data.builders.archive import open_archive
@@ -163,6 +164,8 @@ def test_fsdd_is_upsampled_without_an_image():
     pcm = np.rint(20_000 * np.sin(2 * np.pi * 1_000 / 8_000 * np.arange(8_000))).astype(np.int16)
     audio = builder.resample(pcm)
     assert audio.dtype == np.int16 and len(audio) == 16_000
+    exact = scipy.signal.resample_poly(pcm.astype(np.float64), 2, 1)
+    assert np.abs(audio - exact).max() <= 0.5  # Rounded, not cut off.
     spectrum = np.abs(np.fft.rfft(audio * np.hanning(16_000)))
     assert spectrum.argmax() == 1_000
     assert spectrum[1_000] == pytest.approx(20_000 * 16_000 / 4, rel=0.01)

@@ -167,9 +167,11 @@ def test_resampled_tone_is_the_tone(tmp_path, rate):
 def test_channels_are_averaged(tmp_path):
     stereo = np.array([[0.5, 0.25], [1.0, -1.0], [0.0, 0.5]], np.float32)
     wavfile.write(tmp_path / "a.wav", 16_000, stereo)
+    wavfile.write(tmp_path / "cancels.wav", 16_000, stereo[:, :1] * np.float32([1, -1]))
     audio, report = read_all(tmp_path, num_samples=3, resample=True)
-    np.testing.assert_array_equal(audio, [[0.375, 0, 0.25]])
-    assert report.resampled == 1
+    np.testing.assert_array_equal(audio, [[0.375, 0, 0.25], [0, 0, 0]])
+    assert report.resampled == 2
+    assert report.silent == ("cancels.wav",)
 
 
 def test_tags_are_no_fault(tmp_path):

@@ -47,6 +47,23 @@ def test_inception_score_is_its_definition():
     assert inception_score(log_probs) == pytest.approx(expected, rel=ROUNDING)
 
 
+@pytest.mark.parametrize("excess", [-5e-4, 5e-4])
+@pytest.mark.parametrize(
+    "score",
+    [
+        inception_score,
+        inception_score_s4,
+        modified_inception_score,
+        lambda log_probs: am_score(log_probs, np.full(10, 0.1)),
+        lambda log_probs: mean_probs(log_probs)[0],
+    ],
+)
+def test_rounding_of_the_rows_sums_changes_no_score(score, excess):
+    log_probs = random_log_probs(6, 50)
+    sums = np.where(np.arange(50) % 2, 1.0 + excess, 1.0)[:, None]
+    assert score(log_probs + np.log(sums)) == pytest.approx(score(log_probs), rel=ROUNDING)
+
+
 def test_inception_score_is_bounded_by_one_and_the_classes():
     certain = log(np.tile(np.eye(10), (5, 1)))
     assert inception_score(certain) == pytest.approx(10, rel=ROUNDING)

@@ -91,20 +91,20 @@ def test_nested_models_equal_oracle(options):
 
 
 def check_against_oracle(config):
-    """A chunk, as many single steps, and a chunk again give the logits of the whole."""
+    """Chunks and single steps, in and out of phase, give the logits of the whole."""
     total = config.chunk_multiple
     codes, labels = random_codes(config, 4 * total), random_labels(config)
     chunk, step = chunk_function(config), step_function(config)
-    outputs, state = [], config.build().init_state(BATCH, labels)
-    for part in (0, 1, 2, 3):
-        here = codes[:, part * total : (part + 1) * total]
-        if part in (0, 3):
-            logits, state = chunk(here, state)
-            outputs.append(logits)
-        else:
-            for t in range(total):
-                logits, state = step(here[:, t], state)
-                outputs.append(logits[:, None])
+    outputs, state, t = [], config.build().init_state(BATCH, labels), 0
+    for steps in (0, total // 2, total - total // 2):
+        for _ in range(steps):
+            logits, state = step(codes[:, t], state)
+            outputs.append(logits[:, None])
+            t += 1
+        logits, state = chunk(codes[:, t : t + total], state)
+        outputs.append(logits)
+        t += total
+    assert t == 4 * total
     assert total <= int(state.position) < 2 * total + 1  # Not a clock that overflows.
     whole = oracle.forward(config, random_params(config), np.asarray(codes), labels)
     assert_close(np.concatenate(outputs, axis=1), whole)
@@ -214,9 +214,46 @@ def test_chunks_that_cannot_be_pooled_are_refused():
     model, params, state = config.build(), random_params(config), config.build().init_state(BATCH)
     with pytest.raises(ValueError, match=r"sequence length 7 .* of 6, the .*; use 6 or 12"):
         model.log_probs(params, random_codes(config, 7), state)
-    _, state = step_function(config)(random_codes(config, 1)[:, 0], state)
-    with pytest.raises(ValueError, match=r"cannot start at sample 1 .*factor 6; .*one by one"):
-        model.log_probs(params, random_codes(config, 6), state)
+
+
+def test_the_key_of_dropout_reaches_the_layers():
+    config = PoolformerConfig(**SMALL | {"pool_factors": (), "layers": (1,), "dropout": 0.5})
+    model, codes = config.build(), random_codes(config, 2)
+
+    def draws(key):
+        run = functools.partial(model.log_probs, state=model.init_state(BATCH), dropout_key=key)
+        return "random_bits" in str(jax.make_jaxpr(run)(random_params(config), codes))
+
+    assert draws(jax.random.key(0)) and not draws(None)
+
+
+@pytest.mark.parametrize(("unet", "blocks"), [(True, (5, 9, 6)), (False, (3, 5, 6))])
+def test_levels_are_drawn_by_their_number_of_blocks_and_up_to_the_maximal_phase(unet, blocks):
+    config = PoolformerConfig(
+        width=32,
+        mixer=RGLRUConfig(recurrent_width=64, num_gate_blocks=8, max_phase=1.5),
+        pool_factors=(3, 2),
+        layers=(1, 2, 3),
+        unet=unet,
+    )
+
+    @jax.jit  # Draws that are not looked at are not compiled.
+    def draw(key):
+        leaves = jax.tree_util.tree_leaves_with_path(config.build().init_params(key)["backbone"])
+        named = {tuple(part.key for part in path): leaf for path, leaf in leaves}
+        ends = ("theta",), ("merge", "projection", "kernel"), ("up_pool", "kernel")
+        return [{n: named[n] for n in named if n[-len(end) :] == end} for end in ends]
+
+    thetas, projections, up_pools = draw(jax.random.key(0))
+    stacks = 5 if unet else 3
+    assert (len(thetas), len(projections), len(up_pools)) == (stacks, 2 * stacks, 2)
+    for names, kernel in (projections | up_pools).items():
+        inputs = kernel.shape[-2] * (kernel.shape[0] if names in up_pools else 1)
+        expected = 1 / blocks[names.count("inner")] / inputs
+        # At least 64 numbers, from this key; another number of blocks is off by 1.5 or more.
+        assert np.var(kernel) == pytest.approx(expected, rel=0.3), names
+    for names, theta in thetas.items():
+        assert 0.8 * 1.5 < theta.max() <= 1.5, names
 
 
 @pytest.mark.slow
