@@ -30,13 +30,19 @@ CONFIG_FILE = "config.json"
 RUN_FILES = (CONFIG_FILE, "environment.json", "metrics.jsonl", "checkpoints")
 """What every training writes to its workdir."""
 
+# Of a run and of what was made with it; the configuration last, which tells what the rest is.
 _SET_ASIDE = (
-    *RUN_FILES,
-    "tensorboard",
+    "checkpoints",
     "damaged_checkpoints",
-    "classifier.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "samples",
+    "likelihood_*",
+    "report.html",
+    "classifier*.json",
     "classifier.npz",
-    "classifier_test.json",
+    "environment.json",
+    CONFIG_FILE,
 )
 
 PLACES = ("data.data_dir", "data.noise_dir")
@@ -94,8 +100,8 @@ def write_experiment(workdir: str | os.PathLike[str], experiment: Sections) -> N
 
 
 def set_aside_run(workdir: pathlib.Path) -> None:
-    """Moves what a training wrote, and nothing else, to `before_restart` in the workdir."""
-    found = [workdir / name for name in _SET_ASIDE if (workdir / name).exists()]
+    """Moves a run, and what was made with it, to `before_restart` in the workdir."""
+    found = [path for pattern in _SET_ASIDE for path in sorted(workdir.glob(pattern))]
     if found:
         target = free_path(workdir / "before_restart")
         target.mkdir()

@@ -16,12 +16,14 @@ import json
 import logging
 import math
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from poolformer_jax.files import free_path
@@ -36,8 +38,8 @@ Weights = Literal["ema", "raw"]
 Metrics = Mapping[str, float]
 Rank = Callable[[Metrics], tuple[float, ...]]
 
-# Say nothing about the files: the machine has too little memory, or the user no permission.
-_NO_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+# What errors begin with that say nothing about the files, but that they cannot be read now.
+_NO_DAMAGE = re.compile("(PERMISSION_DENIED|UNAVAILABLE|DEADLINE|RESOURCE_EXHAUSTED|ABORTED)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Progress:
       examples_seen: Clips consumed by all processes together: the position in the data, whatever
         the number of processes.
       validation: Evaluation of the validation split at this very step, None if there was none.
-      first: The first evaluation of the run, None if there was none.
+      first: The first evaluation of the run with a finite result, None if there was none.
       best: The best evaluation so far, None if there was none.
     """
 
@@ -92,7 +94,9 @@ class Checkpointer:
             },
             options=ocp.CheckpointManagerOptions(preservation_policy=self, read_only=read_only),
         )
-        self._records = {step: self._read_record(step) for step in self.steps}
+        self._records: dict[int, _Record | DamagedCheckpointError] = {}
+        self._layouts: dict[str, str] = {}
+        self._read_records()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """Tells the manager which checkpoints to keep: the latest two and the best."""
@@ -124,8 +128,10 @@ class Checkpointer:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Starts saving; returns when the arrays are copied, before they are on disk."""
         step, items = int(state.step), _items(state)
+        # They stay the same.
+        self._layouts = self._layouts or {n: describe_arrays(tree) for n, tree in items.items()}
         checksums = {
-            name: {"arrays": describe_arrays(tree), "values": checksum_arrays(tree)}
+            name: {"arrays": self._layouts[name], "values": checksum_arrays(tree)}
             for name, tree in items.items()
         }
         content = {"progress": dataclasses.asdict(progress), "checksums": checksums}
@@ -152,7 +158,7 @@ class Checkpointer:
     def restore(self, abstract: TrainState) -> tuple[TrainState, Progress] | None:
         """Restores the latest good checkpoint into the given shapes, types and shardings.
 
-        Damaged ones that are newer are moved to `damaged_checkpoints`, beside the folder.
+        Damaged ones are moved to `damaged_checkpoints`, beside the folder.
 
         Returns:
           None if there is no checkpoint.
@@ -161,12 +167,17 @@ class Checkpointer:
           DamagedCheckpointError: If all are damaged; they stay where they are.
           TrainingError: If it was saved from a state of another structure.
         """
-        found = self._first_good(reversed(self.steps), _items(abstract))
+        found, damaged = self._first_good(self.steps[::-1], _items(abstract))
         if found is None:
-            return None
+            if not damaged:
+                return None
+            raise DamagedCheckpointError(
+                f"no good checkpoint is left in {self._directory}: {damaged} are damaged; bring "
+                "one back from a copy, or start again from step 0 with --restart"
+            )
         step, items = found
-        for damaged in [newer for newer in self.steps if newer > step]:
-            _LOG.warning("it is kept as %s", self._set_aside(damaged))
+        broken = [n for n, record in self._records.items() if isinstance(record, Exception)]
+        self._set_aside(sorted({*damaged, *broken}))
         rest = {"statistics": None, **items["optimizer"]}
         state = TrainState(params=items["params"], ema_params=items["ema_params"], **rest)
         return state, self._record(step).progress
@@ -188,19 +199,28 @@ class Checkpointer:
           FileNotFoundError: If there is no such checkpoint.
           DamagedCheckpointError: If none of them is good.
         """
-        steps: Sequence[int] = self.steps[::-1]
-        if step == "best":
-            steps = self._steps_by_rank() or steps
-        elif step != "latest":
-            steps = [step] if step in steps else []
         item = "ema_params" if weights == "ema" else "params"
-        found = self._first_good(steps, {item: abstract_params})
-        if found is None:
-            name = f"of step {step} " if isinstance(step, int) else ""
-            raise FileNotFoundError(
-                f"no checkpoint {name}in {self._directory}; complete ones: {self.steps}"
-            )
-        return found[1][item], found[0]
+        for _ in range(3):  # A training may delete those that were listed.
+            steps: Sequence[int] = self.steps[::-1]
+            if step == "best":
+                ranked = self._steps_by_rank()
+                steps = [*ranked, *(n for n in steps if n not in ranked)]
+            elif step != "latest":
+                steps = [step] if step in steps else []
+            found, damaged = self._first_good(steps, {item: abstract_params})
+            if found is not None:
+                return found[1][item], found[0]
+            if damaged:
+                others = sorted({*self.steps} - {*damaged})
+                raise DamagedCheckpointError(
+                    f"{damaged} in {self._directory} are damaged; other checkpoints: {others}"
+                )
+            self._manager.reload()
+            self._read_records()
+        name = f"of step {step} " if isinstance(step, int) else ""
+        raise FileNotFoundError(
+            f"no checkpoint {name}in {self._directory}; complete ones: {self.steps}"
+        )
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk."""
@@ -212,25 +232,23 @@ class Checkpointer:
 
     def _first_good(
         self, steps: Iterable[int], abstract: Mapping[str, Any]
-    ) -> tuple[int, dict[str, Any]] | None:
-        """Restores from the first checkpoint that is whole; None if there is none to try."""
+    ) -> tuple[tuple[int, dict[str, Any]] | None, list[int]]:
+        """Restores from the first checkpoint that is whole, and lists those that were not."""
         damaged = []
         for step in steps:
             try:
                 items = self._restore(step, abstract)
+            except FileNotFoundError:
+                continue  # Deleted since it was listed.
             except DamagedCheckpointError as error:
-                _LOG.warning("%s", error)
+                if not isinstance(self._records[step], Exception):  # It was not told of yet.
+                    _warn("%s", error)
                 damaged.append(step)
                 continue
             if damaged:
-                _LOG.warning("the checkpoint of step %d takes its place", step)
-            return step, items
-        if damaged:
-            raise DamagedCheckpointError(
-                f"no good checkpoint is left in {self._directory}: {damaged} are damaged; bring "
-                "one back from a copy, or start again from step 0 with --restart"
-            )
-        return None
+                _warn("the checkpoint of step %d takes its place", step)
+            return (step, items), damaged
+        return None, damaged
 
     def _restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """Restores items by name, and compares them with their checksums."""
@@ -239,76 +257,120 @@ class Checkpointer:
             _LOG.info("the checkpoint of step %d is of an earlier version: no checksums", step)
         for name in checksums.keys() & abstract.keys():
             if checksums[name]["arrays"] != describe_arrays(abstract[name]):
-                raise TrainingError(
-                    f"the checkpoint of step {step} in {self._directory} holds other arrays of "
-                    f"{name} than this configuration makes; take the old values of "
-                    "train.optimizer, train.schedule and train.clip_norm, or another --workdir"
-                )
+                raise self._other_arrays(step)
         args = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
         items, damage = {}, ""
         try:
             items = dict(self._manager.restore(step, args=ocp.args.Composite(**args)).items())
-            for name in sorted(checksums.keys() & items.keys()):
-                if checksums[name]["values"] != checksum_arrays(items[name]):
-                    damage = f"{name} is not what was saved"
-        except _NO_DAMAGE:
-            raise
         except Exception as error:  # Orbax and TensorStore raise all kinds.
-            damage = _first_line(error)
-        if jax.process_count() > 1:
-            damages = multihost_utils.process_allgather(np.asarray(bool(damage)))
-            damage = damage or ("another process could not read it" if damages.any() else "")
-        if damage:
+            damage = self._describe_damage(step, error)
+            if not checksums and "structure" in damage:
+                raise self._other_arrays(step) from error
+        # All processes come here, and all compute the checksums or none does.
+        if damage := _of_any_process(damage):
+            raise self._damaged(step, damage)
+        for name in sorted(checksums.keys() & items.keys()):
+            if checksums[name]["values"] != checksum_arrays(items[name]):
+                damage = f"{name} is not what was saved"
+        if damage := _of_any_process(damage):
             raise self._damaged(step, damage)
         return items
 
     def _record(self, step: int) -> _Record:
-        record = self._records[step]
+        record = self._records.get(step)
+        if record is None:
+            raise FileNotFoundError(f"{self._directory / str(step)} was deleted")
         if isinstance(record, DamagedCheckpointError):
             raise record
         return record
 
-    def _read_record(self, step: int) -> _Record | DamagedCheckpointError:
+    def _read_records(self) -> None:
+        """Reads what is known of each checkpoint, and tells of those that are damaged."""
+        self._records = {}
+        for step in self.steps:
+            try:
+                self._records[step] = self._read_record(step)
+            except FileNotFoundError:
+                continue  # Deleted since it was listed.
+            except DamagedCheckpointError as error:
+                _warn("%s", error)
+                self._records[step] = error
+
+    def _read_record(self, step: int) -> _Record:
+        damage, content = "", {}
         try:
-            args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-            content = dict(self._manager.restore(step, args=args)["progress"])
-            if "examples_seen" in content:
-                return _Record(Progress(**_current_progress(content)), None)
-            digest = content.pop("sha256", None)
-            if digest != _digest(content):
-                return self._damaged(step, "progress is not what was saved")
-            return _Record(Progress(**content["progress"]), content["checksums"])
-        except _NO_DAMAGE:
-            raise
+            # Not through the manager, where processes would wait for each other.
+            folder = epath.Path(self._directory / str(step) / "progress")
+            content = dict(ocp.JsonCheckpointHandler().restore(folder))
+            if content.pop("sha256", None) != _digest(content) and "examples_seen" not in content:
+                damage = "progress is not what was saved"
         except Exception as error:  # As in `_restore`.
-            return self._damaged(step, _first_line(error))
+            damage = self._describe_damage(step, error)
+        if damage := _of_any_process(damage):
+            raise self._damaged(step, damage)
+        if "examples_seen" in content:
+            return _Record(Progress(**_current_progress(content)), None)
+        return _Record(Progress(**content["progress"]), content["checksums"])
+
+    def _describe_damage(self, step: int, error: Exception) -> str:
+        """What an error of reading says of the files; raises it if that is nothing."""
+        if not (self._directory / str(step)).is_dir():
+            raise FileNotFoundError(f"{self._directory / str(step)} was deleted") from error
+        is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        unreadable = isinstance(error, (MemoryError, OSError, jax.errors.JaxRuntimeError))
+        if (unreadable and not is_missing) or _NO_DAMAGE.match(str(error)):
+            raise error
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:150]}"
 
     def _damaged(self, step: int, damage: str) -> DamagedCheckpointError:
         path = self._directory / str(step)
         return DamagedCheckpointError(f"the checkpoint {path} is damaged: {damage}")
 
+    def _other_arrays(self, step: int) -> TrainingError:
+        return TrainingError(
+            f"the checkpoint of step {step} in {self._directory} holds other arrays than this "
+            "configuration makes; take the old values of train.optimizer, train.schedule and "
+            "train.clip_norm, or another --workdir"
+        )
+
     def _steps_by_rank(self) -> list[int]:
         """Steps of the checkpoints with a finite evaluation, the best first."""
         ranks = {}
-        for step in self.steps:
-            record = self._records[step]
+        for step, record in self._records.items():
             found = None if isinstance(record, Exception) else record.progress.validation
-            if found and all(map(math.isfinite, self._rank(found))):
+            if step in self.steps and found and all(map(math.isfinite, self._rank(found))):
                 ranks[step] = self._rank(found)
         return sorted(ranks, key=ranks.__getitem__)
 
-    def _set_aside(self, step: int) -> pathlib.Path:
-        """Moves a checkpoint out of the way of the next one of this step."""
-        folder = self._directory.with_name(f"damaged_{self._directory.name}")
-        target = free_path(folder / str(step))
+    def _set_aside(self, steps: Sequence[int]) -> None:
+        """Moves checkpoints out of the way of the next ones of these steps."""
+        if not steps:
+            return
         if jax.process_index() == 0:
+            folder = self._directory.with_name(f"damaged_{self._directory.name}")
             folder.mkdir(exist_ok=True)
-            (self._directory / str(step)).rename(target)
+            for step in steps:
+                target = free_path(folder / str(step))
+                (self._directory / str(step)).rename(target)
+                _warn("the damaged checkpoint of step %d is kept as %s", step, target)
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"set checkpoint {step} aside")
+            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
-        del self._records[step]
-        return target
+        for step in steps:
+            del self._records[step]
+
+
+def _of_any_process(damage: str) -> str:
+    """The damage that this process found, or that another did; all have to call it."""
+    if jax.process_count() == 1:
+        return damage
+    found = multihost_utils.process_allgather(np.asarray(bool(damage))).any()
+    return damage or ("another process cannot read it" if found else "")
+
+
+def _warn(text: str, *values: object) -> None:
+    if jax.process_index() == 0:
+        _LOG.warning(text, *values)
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -321,10 +383,6 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:200]}"
 
 
 def _current_progress(values: dict[str, Any]) -> dict[str, Any]:

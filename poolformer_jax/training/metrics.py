@@ -102,16 +102,36 @@ def progress_line(step: int, num_steps: int, description: str, values: Mapping[s
     )
 
 
-def check_log_fits(workdir: pathlib.Path) -> None:
-    """Raises TrainingError if a run without any checkpoint has a log that tells of one."""
-    records, _ = read_metrics(workdir / METRICS_FILE)
-    steps = [record["step"] for record in records if record["kind"] == "checkpoint"]
-    if steps:
+def check_log_fits(workdir: pathlib.Path, step: int | None) -> None:
+    """Compares the log with the checkpoint that a run goes on from.
+
+    Args:
+      workdir: Of the run.
+      step: Of that checkpoint, None if there is none.
+
+    Raises:
+      TrainingError: If there is none but the log tells of one.
+    """
+    path, folder = workdir / METRICS_FILE, workdir / "checkpoints"
+    records, _ = read_metrics(path)
+    told = [record["step"] for record in records if record["kind"] == "checkpoint"]
+    if step is None and not told and not any(folder.glob("*")):
+        # Earlier versions did not note them, but saved after each validation. What a killed
+        # process was saving is left in the folder.
+        told = [r["step"] for r in records if r["kind"] == "validation" and r["step"] > 0]
+    if step is None and told:
         raise TrainingError(
-            f"{workdir / METRICS_FILE} tells of a checkpoint of step {steps[-1]}, but "
-            f"{workdir / 'checkpoints'} holds none; bring it back, or start again from step 0 with "
-            "--restart, which keeps the old log"
+            f"{path} tells of a checkpoint of step {max(told)}, but {folder} holds none; bring it "
+            "back, or start again from step 0 with --restart, which keeps the old log"
         )
+    if step is not None and max(told, default=0) > step:
+        _LOG.warning(
+            "%s tells of a checkpoint of step %d, which is not in %s any more: going on from step "
+            "%d, from which on the log is written anew",
+            *(path, max(told), folder, step),
+        )
+    if step and not records:
+        _LOG.warning("%s is missing or empty: the log begins after step %d", path, step)
 
 
 def _drop_records_after(path: pathlib.Path, step: int, validated: bool) -> None:

@@ -83,15 +83,16 @@ class Trainer:
         init = functools.partial(init_train_state, objective, config)
         abstract = sharding.abstract_state(mesh, init, rules)
         restored = self.checkpointer.restore(abstract)
+        check_log_fits(workdir, None if restored is None else int(restored[0].step))
         if restored is None:
-            check_log_fits(workdir)
             self.state: TrainState = sharding.init_sharded(mesh, init, rules)
             self.progress = Progress()
         else:
             self.state, self.progress = restored
         self.step = int(self.state.step)
         self.saved_step = None if restored is None else self.step
-        self.noted_step: int | None = None
+        self.skipped_before = int(self.state.skipped_steps), self.step
+        self.unnoted = [] if restored is None else [self.step]
         self.train_step = sharding.jit_train_step(
             make_train_step(objective, config), mesh, abstract
         )
@@ -127,7 +128,7 @@ class Trainer:
           DiskFullError: If any of it, or the error that it ends with, comes from a full disk.
         """
         errors = [] if error is None else [error]
-        for close in (self.checkpointer.close, self.note_checkpoint, self.writer.close):
+        for close in (self.checkpointer.close, self.note_checkpoints, self.writer.close):
             try:
                 close()
             except (OSError, RuntimeError, ValueError) as fault:
@@ -191,6 +192,7 @@ class Trainer:
             return  # The parameters may be the fault: keep the checkpoints from before.
         self.checkpointer.save(self.state, self.progress)
         self.saved_step = self.step
+        self.unnoted.append(self.step)
         self.speed.leave_out(self.step)
 
     def take_step(self) -> None:
@@ -222,15 +224,13 @@ class Trainer:
         """Waits for all steps, and writes them down."""
         while self.pending:
             self.write_oldest()
-        self.note_checkpoint()
+        self.note_checkpoints()
         self.writer.flush()
 
-    def note_checkpoint(self) -> None:
-        """Writes down that a checkpoint is on disk: the log shows if it is lost."""
-        step = self.saved_step
-        if step != self.noted_step and step is not None and self.checkpointer.is_complete(step):
-            self.writer.write("checkpoint", step, {}, plot=False)
-            self.noted_step = step
+    def note_checkpoints(self) -> None:
+        """Writes down which checkpoints are on disk: the log shows if they are lost."""
+        while self.unnoted and self.checkpointer.is_complete(self.unnoted[0]):
+            self.writer.write("checkpoint", self.unnoted.pop(0), {}, plot=False)
 
     def conclude(self) -> Outcome:
         """Says at the end what may have gone wrong in the run.
@@ -238,15 +238,19 @@ class Trainer:
         Raises:
           TrainingDivergedError: If every step was skipped.
         """
-        outcome, skipped = self.outcome, int(self.state.skipped_steps)
+        outcome = self.outcome
         assert outcome is not None
+        if not outcome.finished:
+            return outcome
+        skipped_before, start = self.skipped_before
+        skipped, steps = int(self.state.skipped_steps) - skipped_before, self.step - start
         hint = f"a lower --config.train.learning_rate (now {self.config.learning_rate:g}) may help"
-        if skipped and skipped == self.step:
+        if steps and skipped == steps:
             raise TrainingDivergedError(
-                f"all {skipped} steps were skipped: nothing was learnt; {hint}"
+                f"all {steps} steps since step {start} were skipped, nothing was learnt; {hint}"
             )
-        if 2 * skipped > self.step:
-            self.warn(f"{skipped} of {self.step} steps were skipped; {hint}")
+        if 2 * skipped > steps:
+            self.warn(f"{skipped} of {steps} steps were skipped; {hint}")
         first, last = self.progress.first, self.progress.validation
         if first and last and not self.objective.rank(last) <= self.objective.rank(first):
             before, after = map(self.objective.describe, (first, last))
@@ -287,13 +291,14 @@ class Trainer:
         """Writes an evaluation down, and what follows from it."""
         objective, best = self.objective, self.progress.best
         rank = objective.rank(result)
-        is_best = all(map(math.isfinite, rank)) and (best is None or rank < objective.rank(best))
+        is_finite = all(map(math.isfinite, rank))
+        is_best = is_finite and (best is None or rank < objective.rank(best))
         opt_state = after_evaluation(self.config, self.state.opt_state, result[objective.loss_name])
         self.state = dataclasses.replace(self.state, opt_state=opt_state)
         self.progress = dataclasses.replace(
             self.progress,
             validation=result,
-            first=self.progress.first or result,
+            first=self.progress.first or (result if is_finite else None),
             best=result if is_best else best,
         )
         if is_best:

@@ -263,8 +263,8 @@ def test_no_run_in_workdir(tmp_path):
         read_experiment(tmp_path)
 
 
-def test_restart_sets_the_run_aside_and_leaves_results(tmp_path):
-    for name in ("metrics.jsonl", "likelihood_test.json"):
+def test_restart_sets_the_run_aside_and_nothing_else(tmp_path):
+    for name in ("metrics.jsonl", "likelihood_test.json", "notes.txt"):
         (tmp_path / name).touch()
     for number in ("", "_1"):
         write_experiment(tmp_path, Experiment())
@@ -275,7 +275,7 @@ def test_restart_sets_the_run_aside_and_leaves_results(tmp_path):
         kept = tmp_path / f"before_restart{number}"
         assert (kept / "checkpoints" / "7").is_dir() and (kept / "config.json").is_file()
     left = {path.name for path in tmp_path.iterdir()} - {own_files.LIST_FILE}
-    assert left == {"likelihood_test.json", "before_restart", "before_restart_1"}
+    assert left == {"notes.txt", "before_restart", "before_restart_1"}
     set_aside_run(tmp_path)  # Nothing is there any more.
     assert not (tmp_path / "before_restart_2").exists()
 

@@ -174,6 +174,22 @@ def test_good_checkpoint_takes_the_place_of_damaged_ones(
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"][:step]
 
 
+def test_damaged_best_checkpoint_is_kept_and_told_of(saved, opened, abstract, tmp_path, caplog):
+    checkpointer = opened(("1/progress/metadata", "flip"))
+    assert "checkpoints/1 is damaged" in caplog.text
+    assert int(checkpointer.restore(abstract)[0].step) == 3
+    assert [path.name for path in (tmp_path / "damaged_checkpoints").iterdir()] == ["1"]
+
+
+def test_reader_lists_again_what_a_training_has_deleted(saved, opened, abstract, tmp_path):
+    reader = opened(read_only=True)
+    for old, new in ((1, 4), (2, 5), (3, 6)):
+        (tmp_path / "checkpoints" / str(old)).rename(tmp_path / "checkpoints" / str(new))
+    params, step = reader.restore_params(abstract.params, step="latest", weights="ema")
+    assert step == 6
+    jax.tree.map(np.testing.assert_array_equal, params, saved[1][3][0].ema_params)
+
+
 def test_no_good_checkpoint_is_left(opened, abstract, tmp_path):
     checkpointer = opened(*((f"{step}/params/d", "flip") for step in (1, 2, 3)))
     with pytest.raises(DamagedCheckpointError, match=r"no good checkpoint .*\[3, 2, 1\] are dam"):
@@ -188,26 +204,34 @@ def test_readers_pass_over_damage_and_move_nothing(saved, opened, abstract, tmp_
         assert number == found
         jax.tree.map(np.testing.assert_array_equal, params, saved[1][2][0].ema_params)
     reader.restore_params(abstract.params, step=1, weights="raw")  # Not what is damaged.
-    with pytest.raises(DamagedCheckpointError, match=r"\[1\] are damaged"):
+    with pytest.raises(DamagedCheckpointError, match=r"\[1\] in .* are damaged; other .*: \[2, 3"):
         reader.restore_params(abstract.params, step=1, weights="ema")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
-def test_another_optimizer_is_no_damage(opened, abstract, tmp_path):
+def other_optimizer():
     config = dataclasses.replace(TRAIN, optimizer="sgd")
-    other = jax.eval_shape(functools.partial(init_train_state, OBJECTIVE, config))
-    with pytest.raises(TrainingError, match=r"other arrays of optimizer .*train\.optimizer"):
-        opened().restore(other)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    return sharding.abstract_state(mesh, functools.partial(init_train_state, OBJECTIVE, config))
+
+
+def test_another_optimizer_is_no_damage(opened, tmp_path):
+    with pytest.raises(TrainingError, match=r"holds other arrays than .*train\.optimizer"):
+        opened().restore(other_optimizer())
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
-def test_checkpoint_without_checksums_is_read(saved, opened, abstract, caplog):
+def test_checkpoint_without_checksums_is_read(saved, opened, abstract, caplog, tmp_path):
     checkpointer = opened()
-    path = checkpointer._directory / "3" / "progress" / "metadata"
+    path = tmp_path / "checkpoints" / "3" / "progress" / "metadata"
     checkpointer.close()
     path.write_text(json.dumps({"examples_seen": 24, "validation_bits": 5.0}))
+    checkpointer = Checkpointer(path.parents[2], OBJECTIVE.rank)
+    with pytest.raises(TrainingError, match="holds other arrays than this configuration makes"):
+        checkpointer.restore(other_optimizer())
     with caplog.at_level("INFO"):
-        state, progress = Checkpointer(path.parents[2], OBJECTIVE.rank).restore(abstract)
+        state, progress = checkpointer.restore(abstract)
+    checkpointer.close()
     jax.tree.map(np.testing.assert_array_equal, state, saved[1][3][0])
     assert progress == Progress(examples_seen=24, validation={"bits_per_sample": 5.0})
     assert "no checksums" in caplog.text

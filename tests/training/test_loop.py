@@ -22,7 +22,7 @@ from poolformer_jax.lock import LockedError
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.errors import TrainingDivergedError, TrainingError
 from poolformer_jax.training.loop import train
-from poolformer_jax.training.metrics import MetricWriter, progress_line
+from poolformer_jax.training.metrics import MetricWriter, check_log_fits, progress_line
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.trainer import Outcome, Trainer
 from tests.training.tiny import MODEL, OBJECTIVE, TRAIN, make_batch, make_objective
@@ -130,7 +130,7 @@ def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path, caplog
     assert (outcome.step, outcome.finished) == (3, False)
     assert [r["step"] for r in records(tmp_path, "validation")] == [0]
     run(tmp_path, bits=[1.0, math.nan])
-    assert re.search(r"the last validation \(nan bits.*is worse than the first \(4\.0", caplog.text)
+    assert re.search(r"the last validation \(nan bits.*is worse than the first \(1\.0", caplog.text)
     assert [r["step"] for r in records(tmp_path, "validation")] == [0, 3, 6]
     checkpointer = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     assert checkpointer.best_step == 3  # Saved before it was evaluated, and best all the same.
@@ -213,11 +213,33 @@ def test_lost_checkpoints_do_not_cut_the_log(whole, tmp_path):
     log = (workdir / "metrics.jsonl").read_bytes()
     with pytest.raises(TrainingError, match=r"a checkpoint of step 6, but .*--restart"):
         run(workdir)
-    assert (workdir / "metrics.jsonl").read_bytes() == log
+    # A log of a version that did not note checkpoints.
+    lines = [line for line in log.splitlines(keepends=True) if b"checkpoint" not in line]
+    (workdir / "metrics.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(TrainingError, match=r"a checkpoint of step 6, but"):
+        run(workdir)
+    assert (workdir / "metrics.jsonl").read_bytes() == b"".join(lines)
+
+
+def test_an_older_checkpoint_than_the_log_tells_of(tmp_path, caplog):
+    records = [("validation", 3), ("checkpoint", 3), ("checkpoint", 6)]
+    lines = [json.dumps({"kind": kind, "step": step}) + "\n" for kind, step in records]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    check_log_fits(tmp_path, 6)
+    assert not caplog.text
+    check_log_fits(tmp_path, 3)
+    assert "tells of a checkpoint of step 6, which is not in" in caplog.text
+    (tmp_path / "metrics.jsonl").unlink()
+    check_log_fits(tmp_path, 3)
+    assert "the log begins after step 3" in caplog.text
+    # Killed while it was saving for the first time.
+    (tmp_path / "metrics.jsonl").write_text(lines[0])
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+    check_log_fits(tmp_path, None)
 
 
 @pytest.mark.parametrize(
-    ("skipped", "message"), [(6, "all 6 steps were"), (4, "4 of 6 steps were")]
+    ("skipped", "message"), [(5, "all 3 steps since step 3"), (4, "2 of 3 steps were")]
 )
 def test_a_run_that_skipped_most_steps_says_so_at_its_end(skipped, message, caplog):
     finished = types.SimpleNamespace(
@@ -225,11 +247,12 @@ def test_a_run_that_skipped_most_steps_says_so_at_its_end(skipped, message, capl
         step=6,
         outcome=Outcome(6, finished=True),
         state=types.SimpleNamespace(skipped_steps=np.asarray(skipped)),
+        skipped_before=(2, 3),  # Resumed at step 3.
         progress=Progress(),
         warn=logging.getLogger().warning,
     )
     with contextlib.ExitStack() as stack:
-        if skipped == finished.step:
+        if skipped == 5:
             stack.enter_context(pytest.raises(TrainingDivergedError, match=message))
         assert Trainer.conclude(finished).finished
         assert message in caplog.text
