@@ -26,7 +26,7 @@ TOLERANCE = 2e-4
 
 def test_generation_is_exact():
     options = {"num_codes": 16, "initial_code": 8, "width": 4, "width_growth": 2}
-    options |= {"pool_factors": (2, 3), "layers": (1, 1, 1), "skip": "long", "num_classes": 3}
+    options |= {"pool_factors": (2, 3), "layers": (0, 1, 1), "skip": "long", "num_classes": 3}
     options |= {"temporal_convolution": True, "mixer": LRUConfig(recurrent_width=4)}
     check_generation(PoolformerConfig(**options, scan="sequential"))
 

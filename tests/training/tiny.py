@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from poolformer_jax.layers.config import RGLRUConfig
+from poolformer_jax.layers.config import LRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.sequence_objective import SequenceObjective
@@ -16,7 +16,7 @@ MODEL = PoolformerConfig(
     num_codes=16,
     initial_code=8,
     width=8,
-    mixer=RGLRUConfig(recurrent_width=16, num_gate_blocks=4),
+    mixer=LRUConfig(recurrent_width=16, complex=False),
     pool_factors=(2,),
     layers=(0, 1),  # One layer: what is tested is the training around it.
     platform="cpu",
@@ -26,9 +26,6 @@ TRAIN = TrainConfig(
     batch_size=8,
     learning_rate=1e-2,
     warmup_steps=2,
-    beta1=0.8,  # These three are neither Optax's nor the configuration's own.
-    beta2=0.95,
-    weight_decay=0.1,
     ema_decay=0.9,
     log_every=2,
     eval_every=3,

@@ -59,7 +59,7 @@ def step_function(config):
     return step
 
 
-@settings(EXAMPLES, max_examples=5)
+@settings(EXAMPLES, max_examples=3)
 @given(options=random_options())
 def test_random_models_equal_oracle(options):
     check_against_oracle(PoolformerConfig(**options))
@@ -110,6 +110,7 @@ def check_against_oracle(config):
     assert_close(np.concatenate(outputs, axis=1), whole)
 
 
+@pytest.mark.slow
 def test_chunks_of_other_multiples_equal_whole():
     config = PoolformerConfig(**SMALL)
     codes, chunk = random_codes(config, 30), chunk_function(config)
@@ -140,7 +141,7 @@ def test_steps_from_the_start_equal_whole():
 )
 def test_causal_at_every_phase(options):
     """The derivative of logits t by backbone input s is exactly 0 for s > t, and only there."""
-    config = PoolformerConfig(**SMALL | options)
+    config = PoolformerConfig(**SMALL | options | {"layers": (1, 0, 1)})
     variables = {"params": random_params(config)}
     steps = 2 * config.chunk_multiple
     state = config.build().init_state(1)
