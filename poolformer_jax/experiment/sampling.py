@@ -131,8 +131,6 @@ def sample(
     with errors_of_all(distributed):
         batch_size = _choose_batch_size(batch_size, num_clips, mesh)
         real = _read_real(data, num_real) if process == 0 else []
-        if process == 0:
-            take_lock(out, "out")
     agree(distributed, dict, after_work=True)
     with user_errors():
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
@@ -152,8 +150,12 @@ def sample(
             "prompt_length": 0 if codes is None else len(codes),
             "prompt_sha256": prompt_sha256,
         }
-        with disk_full_errors(out, "the clips that are there are kept"):
-            folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
+    with errors_of_all(distributed):
+        if process == 0:
+            take_lock(out, "out")
+    agree(distributed, dict)
+    with user_errors(), disk_full_errors(out, "the clips that are there are kept"):
+        folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
 
     mine = missing[process::num_processes].tolist()
     drawn = length - settings["prompt_length"]
