@@ -69,11 +69,18 @@ def run(main: Main, flag_values: flags.FlagValues, *, positional: Sequence[str] 
         try:
             call(program, flag_values, sys.argv[1:], positional=positional)
         except BaseException as error:
-            if not interruption.was_raised():
+            number = interruption.received()
+            left = number is not None and isinstance(error, KeyboardInterrupt)
+            if not (left or interruption.was_raised()):
                 raise
+            number = number or signal.SIGTERM
             kept = getattr(error, "__notes__", ["what was complete is kept"])[0]
-            name = (interruption.received() or signal.SIGTERM).name
-            _print(f"stopped by {name}: {kept}\nto go on, run the same command again: {_command()}")
+            command = shlex.join(sys.orig_argv)
+            _print(
+                f"stopped by {number.name}: {kept}\nto go on, run the same command again: {command}"
+            )
+            if not last_words.are_several():
+                os._exit(128 + number)  # What JAX is still computing does not survive the exit.
         if number := interruption.received():
             sys.exit(128 + number)
 
@@ -244,16 +251,13 @@ def configured(flag_values: flags.FlagValues, kind: type[T]) -> T:
 def say_how_to_resume(outcome: Outcome, *, is_program: bool) -> None:
     """Says at which step a training was stopped, and if it is the program, the command again."""
     if not outcome.finished:
-        command = f": {_command()}" if is_program else ""
+        # Once more from step 0 is not meant.
+        again = [word for word in sys.orig_argv if not re.match(r"--?restart\b", word)]
+        command = f": {shlex.join(again)}" if is_program else ""
         _print(
             f"stopped at step {outcome.step}, checkpoint saved; to resume, run the same command "
             f"again{command}"
         )
-
-
-def _command() -> str:
-    """This program's, as it goes on: once more from step 0 is not meant."""
-    return shlex.join(x for x in sys.orig_argv if not re.match(r"--?restart\b", x))
 
 
 def _print(text: str) -> None:

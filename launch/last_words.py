@@ -61,6 +61,11 @@ def explain_aborts(how: Distributed | bool, *, checkpoints: str | None) -> None:
     explainer.stdin.close()
 
 
+def are_several() -> bool:
+    """Whether this process has been connected with others."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
 @contextlib.contextmanager
 def leaving_together() -> Iterator[None]:
     """Lets a process that fails alone end at once, and those that fail alike end in peace.
@@ -70,7 +75,7 @@ def leaving_together() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if "jax" not in sys.modules or not sys.modules["jax"].distributed.is_initialized():
+        if not are_several():
             raise
         status, others_are_lost = _tell(error)
         sys.stdout.flush()

@@ -24,6 +24,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from poolformer_jax.disk_full import disk_full_error, is_disk_full
+
 _LOG = logging.getLogger(__name__)
 
 LOCK_FILE = "lock.json"
@@ -57,7 +59,7 @@ def take_lock(folder: pathlib.Path, flag: str = "workdir") -> Lock:
       flag: That names the folder, for messages.
 
     Raises:
-      LockedError: If another program has it and is alive.
+      LockedError: If another program has it and is alive, or it is a file of another kind.
       OSError: If the folder cannot be written.
     """
     lock = Lock(folder, f"--{flag}={folder}")
@@ -121,8 +123,10 @@ class Lock:
             try:
                 with os.fdopen(file, "wb") as content:
                     content.write(self._content())
-            except OSError:  # Of a full disk.
+            except OSError as error:
                 self._path.unlink(missing_ok=True)
+                if is_disk_full(error):
+                    raise disk_full_error(self._path.parent, "what is there is kept") from error
                 raise
             self._counted_at = time.clock_gettime(_CLOCK)
             return True
@@ -134,6 +138,11 @@ class Lock:
           LockedError: If it is alive.
         """
         first = owner = _read(self._path)
+        if os.path.islink(self._path) or (owner == {} and self._path.stat().st_size):
+            raise LockedError(
+                f"{self._path} is in the way and is kept: it is no lock of this program; move it "
+                "away, or choose another folder"
+            )
         start, said = time.monotonic(), False
         while owner is not None and _same(owner, first):
             alive = _is_alive(owner)
@@ -250,7 +259,7 @@ def _user() -> str:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    """What a lock says, nothing if it is damaged; None if there is none."""
+    """What a lock says, nothing if it is being written or is none; None if there is no file."""
     try:
         return _parse(path.read_bytes())
     except FileNotFoundError:
@@ -262,7 +271,7 @@ def _parse(content: bytes) -> dict[str, Any]:
         found = json.loads(content)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and "token" in found else {}
 
 
 @contextlib.contextmanager

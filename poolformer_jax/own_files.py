@@ -36,8 +36,8 @@ def listed(folder: pathlib.Path) -> frozenset[str] | None:
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} is damaged, so that nothing tells which files may be replaced; choose another "
-            "folder"
+            f"{path} is damaged, so that nothing tells which files may be replaced; delete it if "
+            "all that is there is this program's, or choose another folder"
         ) from error
 
 

@@ -28,7 +28,7 @@ ALLOWED_ROOMS = {
     "config_checks": {"files"},
     "disk_full": set(),
     "interruption": set(),
-    "lock": set(),
+    "lock": {"disk_full"},
     "sharding": set(),
     "audio": {"files"},
     "ops": {"typing", "config_checks"},

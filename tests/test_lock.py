@@ -128,3 +128,15 @@ def test_an_owner_that_was_suspended_too_long_stops(quick, tmp_path):
 
     time.sleep(lock._INTERVAL)
     hold(tmp_path, wake)
+
+
+@pytest.mark.parametrize("content", ['{"name": "mine"}', "[1, 2]", "notes", None])
+def test_a_file_of_somebody_else_is_kept(tmp_path, content):
+    path = tmp_path / LOCK_FILE
+    if content is None:
+        path.symlink_to("nowhere")
+    else:
+        path.write_text(content)
+    with pytest.raises(LockedError, match=r"lock\.json is in the way and is kept: .* move it away"):
+        Lock(tmp_path, "--workdir").take()
+    assert path.is_symlink() if content is None else path.read_text() == content

@@ -49,7 +49,7 @@ _FILES = (DESCRIPTION, ARRAYS, TEST_FILE)
 
 
 @release_at_end()
-@interruption.keeps("no step was taken, the checkpoints are as they were")
+@interruption.keeps("no step was taken, and nothing is lost")
 def train_classifier(
     experiment: ClassifierExperiment,
     workdir: str | os.PathLike[str],

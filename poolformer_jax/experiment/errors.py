@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from poolformer_jax.disk_full import DiskFullError, is_disk_full
+
 
 class UserError(Exception):
     """Something that the user can mend, and how; binaries print it without a traceback."""
@@ -20,4 +22,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        raise UserError(str(error)) from error
+        advice = ""
+        if is_disk_full(error) and not isinstance(error, DiskFullError):
+            advice = "; make room, and run the same command again"
+        raise UserError(f"{error}{advice}") from error

@@ -12,7 +12,7 @@ from poolformer_jax.experiment.errors import user_errors
 _LOG = logging.getLogger(__name__)
 
 
-@interruption.keeps("no data set was made; finished ones and downloads are kept")
+@interruption.keeps("finished data sets and downloads are kept")
 def prepare_data(
     name: str,
     *,

@@ -153,7 +153,7 @@ def sample(
     with errors_of_all(distributed):
         if process == 0:
             take_lock(out, "out")
-    agree(distributed, dict)
+    agree(distributed, dict, workdir=out)
     with user_errors(), disk_full_errors(out, "the clips that are there are kept"):
         folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
 

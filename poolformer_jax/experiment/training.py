@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @release_at_end()
-@interruption.keeps("no step was taken, the checkpoints are as they were")
+@interruption.keeps("no step was taken, and nothing is lost")
 def train(
     experiment: Experiment,
     workdir: str | os.PathLike[str],

@@ -136,10 +136,9 @@ def check_workdir(
         raise OSError(
             f"cannot write to --workdir={workdir} ({error.strerror}); choose a writable folder"
         ) from error
-    if restart:
-        return []
-    if not (workdir / CONFIG_FILE).exists():
-        own_files.check(workdir, RUN_FILES)
+    is_run = restart or (workdir / CONFIG_FILE).exists()
+    own_files.check(workdir, RUN_FILES, own=RUN_FILES if is_run else ())
+    if restart or not is_run:
         return []
     found = _differences(read_experiment(workdir, type(experiment)), experiment)
     fixed = [text for name, text in found.items() if not _may_change(name)]

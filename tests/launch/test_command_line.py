@@ -2,12 +2,14 @@
 
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
 from absl import flags
 
+from launch import command_line
 from launch.command_line import call as call_main
 from launch.command_line import parse_duration
 from tests.launch.processes import ROOT, call, finish, mistake, start
@@ -195,3 +197,21 @@ def test_more_than_a_day(text):
 def test_no_durations(text):
     with pytest.raises(ValueError, match=re.escape(f"--length={text} is no duration")):
         parse_duration("length", text, 16_000)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_work_that_stopped_at_a_safe_point_ends_in_two_lines(monkeypatch, capsys, number):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "_quieten_threads", lambda: None)
+    monkeypatch.setattr(command_line.interruption, "listen", lambda: None)
+    monkeypatch.setattr(command_line.interruption, "received", lambda: number)
+    monkeypatch.setattr(command_line.os, "_exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(main, flags.FlagValues())
+    assert ended.value.code == 128 + number
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"stopped by {number.name}: ")
+    assert lines[1].startswith("to go on, run the same command again: ")
