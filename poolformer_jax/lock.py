@@ -138,7 +138,7 @@ class Lock:
           LockedError: If it is alive.
         """
         first = owner = _read(self._path)
-        if os.path.islink(self._path) or (owner == {} and self._path.stat().st_size):
+        if os.path.islink(self._path) or (owner == {} and _has_content(self._path)):
             raise LockedError(
                 f"{self._path} is in the way and is kept: it is no lock of this program; move it "
                 "away, or choose another folder"
@@ -264,6 +264,14 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
         return _parse(path.read_bytes())
     except FileNotFoundError:
         return None
+
+
+def _has_content(path: pathlib.Path) -> bool:
+    """Whether a file is more than an owner leaves that is killed, or whose machine fails."""
+    try:
+        return bool(path.read_bytes().strip(b"\0"))
+    except FileNotFoundError:
+        return False
 
 
 def _parse(content: bytes) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_an_owner_elsewhere_is_watched(quick, tmp_path, caplog):
     with caplog.at_level("INFO"):
         hold(tmp_path)
     assert re.search(r"left, by \S+ on far \(pid .*: watching its lock for 0 s", caplog.text)
-    (tmp_path / LOCK_FILE).write_bytes(b"\xff{")  # Its owner was killed while writing.
+    (tmp_path / LOCK_FILE).write_bytes(b"\0\0")  # Its machine failed while it was written.
     hold(tmp_path)
     elsewhere = Lock(tmp_path, "")
     elsewhere._about |= {"machine": "another", "host": "far"}
