@@ -236,9 +236,16 @@ def configured(flag_values: flags.FlagValues, kind: type[T]) -> T:
     Raises:
       ValueError: As `make_experiment`, or if a flag sets a field that the chosen kind has not.
     """
-    experiment = make_experiment(flag_values.config, kind)
+    overridden = config_flags.get_override_values(flag_values["config"])
+    try:
+        experiment = make_experiment(flag_values.config, kind)
+    except ValueError as error:
+        if overridden:
+            raise
+        path = config_flags.get_config_filename(flag_values["config"])
+        raise ValueError(f"--config={path}: {error}") from error
     fields = flat_values(experiment)
-    for field in config_flags.get_override_values(flag_values["config"]):
+    for field in overridden:
         if "[" not in field and not any(
             known == field or known.startswith(f"{field}.") for known in fields
         ):

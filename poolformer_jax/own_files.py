@@ -6,13 +6,12 @@ file is written, and a file of a name that is not on it is never replaced or rem
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
 from collections.abc import Collection, Iterable
 
-from poolformer_jax.files import plain, write_json
+from poolformer_jax.files import plain, read_json, write_json
 
 LIST_FILE = "written_files.json"
 
@@ -27,18 +26,20 @@ def listed(folder: pathlib.Path) -> frozenset[str] | None:
     """
     path = folder / LIST_FILE
     try:
-        names = json.loads(path.read_bytes())["files"]
-        # A name that leads out of the folder is nobody's.
-        return frozenset(
-            name for name in names if os.path.basename(name) == name not in ("", ".", "..")
-        )
+        names = read_json(path).get("files")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("no list of names")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged, so that nothing tells which files may be replaced; delete it if "
             "all that is there is this program's, or choose another folder"
         ) from error
+    # A name that leads out of the folder is nobody's.
+    return frozenset(
+        name for name in names if os.path.basename(name) == name not in ("", ".", "..")
+    )
 
 
 def check(folder: pathlib.Path, names: Iterable[str], *, own: Collection[str] = ()) -> None:
@@ -88,7 +89,6 @@ def remove_half_written(folder: pathlib.Path, names: Collection[str]) -> None:
 def is_result(path: pathlib.Path, *keys: str) -> bool:
     """Whether a file is JSON with these keys, as results of this project's have, listed or not."""
     try:
-        content = json.loads(path.read_bytes())
+        return read_json(path).keys() >= set(keys)
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.keys() >= set(keys)

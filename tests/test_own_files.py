@@ -32,7 +32,9 @@ def test_a_file_that_is_not_on_the_list_is_in_the_way(tmp_path, listed):
     own_files.check(tmp_path, NAMES)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"files": 3}', '{"files": [3]}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ['{"files": "ab"}', "{", "[]", '{"files": 3}', '{"files": [3]}', "\xff", "[" * 10**5]
+)
 def test_a_damaged_list_claims_nothing(tmp_path, content):
     (tmp_path / own_files.LIST_FILE).write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=r"written_files.json is damaged, .* choose another"):

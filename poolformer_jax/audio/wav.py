@@ -101,13 +101,13 @@ def find_chunks(content: bytes) -> dict[bytes, tuple[int, int]]:
     place = 12
     while place < len(content):
         name = content[place : place + 4]
-        if b"data" not in chunks and (len(content) < place + 8 or not any(name)):
-            break  # The header is cut off.
-        if not any(name) and not content[place:].strip(b"\0"):
-            break
+        if not content[place:].strip(b"\0") or (b"data" not in chunks and len(content) < place + 8):
+            break  # Filled up with zeros, or the header is cut off.
         size = int.from_bytes(content[place + 4 : place + 8], "little")
         end = place + 8 + size
         is_tag = re.fullmatch(rb"[ -~]{4}", name) and name != b"data" and end <= len(content)
+        # Tags in front of which no size stands, and tags that were cut off with their file.
+        is_tag = is_tag or (name[:3] == b"TAG" and len(content) == place + 128) or name == b"LIST"
         if b"data" in chunks and not is_tag:
             raise ValueError(
                 f"has more than its header says: {len(content) - place:,} bytes follow that are "

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from poolformer_jax.experiment.errors import UserError
 from poolformer_jax.experiment.paths import local_path
-from poolformer_jax.files import quoted
+from poolformer_jax.files import plain, quoted
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _INSTALLED, _CLONED = _PACKAGE / "configs", _PACKAGE.parent / "configs"
@@ -45,7 +45,7 @@ def config_file(name: str) -> pathlib.Path:
         what = "a folder, not a file or" if path.is_dir() else "neither a file nor"
     except (ValueError, OSError):  # No path at all.
         what = "neither a file nor"
-    raise UserError(f"{name:.200} is {what} one of the names {', '.join(files)}")
+    raise UserError(f"{plain(name, 200)} is {what} one of the names {', '.join(files)}")
 
 
 def named_config(name: str) -> config_dict.ConfigDict:
@@ -120,4 +120,4 @@ def _run(path: pathlib.Path, arguments: list[str]) -> config_dict.ConfigDict:
 def _mistake(path: pathlib.Path, line: int | None, text: str) -> UserError:
     """One line that names the line of a file."""
     place = f"{path}, line {line}" if line else str(path)
-    return UserError(f"{place}: {' '.join(text.split())[:500]}")
+    return UserError(f"{plain(place)}: {plain(' '.join(text.split())[:500], 500)}")

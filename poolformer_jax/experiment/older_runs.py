@@ -54,15 +54,15 @@ def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     current = copy.deepcopy(dict(values))
     layout, version = current.pop("layout", 1), current.pop("version", None)
-    if type(layout) is not int:
-        raise ValueError(f"its layout is {quoted(layout)}, not a number")
+    if type(layout) is not int or layout < 1:
+        raise ValueError(f"its layout is {quoted(layout)}, not a number from 1")
     if layout > LAYOUT:
         raise ValueError(
             f"version {quoted(version)} wrote it in layout {layout}, and this one, "
             f"{poolformer_jax.__version__}, reads layouts up to {LAYOUT}"
         )
     moved = {}
-    for old, new in _MOVED.items() if layout < LAYOUT else ():
+    for old, new in _MOVED.items():
         section, field = _find(current, old)
         if field in section:
             moved[new] = section.pop(field)

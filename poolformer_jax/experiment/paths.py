@@ -25,7 +25,7 @@ def local_path(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
         which would become a folder of that name, or no path.
     """
     text = os.fspath(path)
-    if not text.strip() or "\0" in text:
+    if not text.strip() or not text.isprintable():
         raise ValueError(f"{name} {text!r} must be a path; the current folder is called '.'")
     if re.match(r"\w+:/", text):
         raise ValueError(

@@ -31,7 +31,7 @@ from jaxtyping import Int16
 
 from poolformer_jax import own_files
 from poolformer_jax.audio.wav import write_wav
-from poolformer_jax.files import write_json, write_whole
+from poolformer_jax.files import read_json, write_json, write_whole
 
 SETTINGS_FILE = "settings.json"
 TABLE_FILE = "log_likelihoods.csv"
@@ -187,8 +187,9 @@ class SampleFolder:
           FileExistsError: If a file of somebody else is in the way.
         """
         names = _fixed_names(len(real), num_processes)
-        kept = {name for name in self._own if not _CLIP.fullmatch(name)}
-        own_files.claim(self.folder, {*names, *kept}, own=self._own)
+        own_files.claim(
+            self.folder, {*names, *_without_rows(self.folder, self._own)}, own=self._own
+        )
         write_json(self.folder / SETTINGS_FILE, self._settings)
         for index, pcm in enumerate(real):
             write_wav(self.folder / f"{REAL_PREFIX}{index:05d}.wav", pcm, self._sample_rate)
@@ -269,7 +270,7 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
     path = folder / SETTINGS_FILE
     if not own_files.is_result(path):
         return f"{path}, which says how the clips there were drawn, is damaged"
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     wanted = json.loads(json.dumps(dict(settings)))
     differences = [
         f"{name}: {before.get(name)!r} -> {wanted.get(name)!r}"
@@ -284,11 +285,19 @@ def find_conflict(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | No
     )
 
 
+def _without_rows(folder: pathlib.Path, own: Collection[str]) -> set[str]:
+    """The files that nothing but a list can tell to be this project's.
+
+    Earlier versions, when they were killed, left a clip without a row.
+    """
+    return {*own} - {clip_path(folder, clip).name for clip in _read_all_rows(folder, own)}
+
+
 def clear(folder: pathlib.Path) -> None:
     """Removes the clips of an earlier draw and what is known of them, and nothing else."""
     own = own_names(folder)
     clips = {name for name in own if _CLIP.fullmatch(name)}
-    own_files.claim(folder, own - clips, own=own)
+    own_files.claim(folder, _without_rows(folder, own), own=own)
     own_files.remove_half_written(folder, own)
     # First the clips, which nothing but their rows makes this project's; the settings last: a
     # folder that was half cleared still belongs to the old draw.
@@ -335,7 +344,7 @@ def _read_all_rows(folder: pathlib.Path, own: Collection[str]) -> dict[int, Samp
         for line in lines:
             try:
                 row = SampleRow(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue  # Empty, or cut off when its process was killed: the clip is redrawn.
             if type(row.clip) is int and row.clip >= 0:
                 rows.append(row)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from poolformer_jax.audio.wav import parse_wav, read_wav, write_wav
+from poolformer_jax.audio.wav import format_wav, parse_wav, read_wav, write_wav
 
 PCM = np.array([0, 1, -1, 2**15 - 1, -(2**15)], np.int16)
 
@@ -127,3 +127,11 @@ def test_cut_off_file_is_refused(tmp_path):
     (tmp_path / "a.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-4])
     with pytest.raises(ValueError, match="cut off: 3 of 5 samples"):
         read_wav(tmp_path / "a.wav")
+
+
+def test_what_common_programs_put_behind_the_samples():
+    plain = format_wav(np.arange(5, dtype=np.int16), 16_000)
+    for rest in (b"TAG" + bytes(125), b"LIST" + (500).to_bytes(4, "little") + b"cut off", bytes(3)):
+        assert parse_wav(plain + rest)[0].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="has more than its header says: 10 bytes"):
+        parse_wav(plain + bytes(range(1, 11)))

@@ -260,6 +260,8 @@ def test_folder_of_a_version_without_a_list_is_completed_or_replaced(path, finis
         clip_path(path, 2).write_bytes(b"half")
     (path / "written_files.json").unlink()
     check_folder(path, num_clips=3, num_real=1)
+    open_folder(path, EARLIER).start()  # And interrupted.
+    check_folder(path, num_clips=3, num_real=1)
     again = open_folder(path, EARLIER)
     assert sorted(again.rows) == [0, 1]
     again.start()
@@ -276,7 +278,7 @@ def test_without_its_list_a_folder_is_left_alone(folder, path, name):
     fill(folder, [0])
     folder.finish(1)
     (path / name).write_text("file,clip\nsample_00000.wav,x\n")
-    with pytest.raises(ValueError, match=rf"{name} is damaged, .*; choose another folder"):
+    with pytest.raises(ValueError, match=rf"{name} is damaged, .* choose another folder"):
         check_folder(path, num_clips=1)
 
 

@@ -150,14 +150,16 @@ class _Folder(Archive):
 
     def _list(self) -> Iterator[str]:
         found = 0
-        rest: list[tuple[pathlib.Path, frozenset[tuple[int, int]]]] = [(self.path, frozenset())]
+        # Folders to list, what lies above each, and the link that led there.
+        rest: list[tuple[pathlib.Path, frozenset[tuple[int, int]], pathlib.Path]]
+        rest = [(self.path, frozenset(), self.path)]
         while rest:
-            folder, above = rest.pop()
+            folder, above, link = rest.pop()
             status = folder.stat()
             itself = status.st_dev, status.st_ino
             if itself in above:
                 raise _Fault(
-                    f"{plain(folder)} is a link to a folder that it lies in; remove the link"
+                    f"{plain(link)} is a link that leads back to a folder above it; remove the link"
                 )
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -166,7 +168,7 @@ class _Folder(Archive):
                     self._check_count(found)
                     path = folder / entry.name
                     if os.path.isdir(path):  # Not of the entry: it fails for a link to itself.
-                        rest.append((path, above | {itself}))
+                        rest.append((path, above | {itself}, path if path.is_symlink() else link))
                     elif os.path.isfile(path):
                         yield path.relative_to(self.path).as_posix()
 

@@ -131,9 +131,14 @@ def test_a_folder_that_leads_back_to_itself_is_named(tmp_path):
     clips, beside = write("folder", tmp_path), tmp_path / "beside"
     beside.mkdir()
     (beside / "back").symlink_to(clips)
-    for link, target in ((clips / "b" / "loop", clips), (clips / "b" / "out", beside)):
+    for link, target, culprit in (
+        (clips / "b" / "loop", clips, "b/loop"),
+        # One of the two, but not b/up/clips, which is the folder itself.
+        (clips / "b" / "up", tmp_path, "b/up(/beside/back)?"),
+        (clips / "b" / "out", beside, "b/out/back"),
+    ):
         link.symlink_to(target)
-        with pytest.raises(ValueError, match=r"is a link to a folder that it lies in; remove the"):
+        with pytest.raises(ValueError, match=rf"{clips}/{culprit} is a link that leads back to"):
             open_archive(clips, **LAYOUT)
         link.unlink()
     (clips / "b" / "1.wav").symlink_to("1.wav")  # To itself: no file.
