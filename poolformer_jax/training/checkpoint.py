@@ -119,15 +119,15 @@ class Checkpointer:
         """Step of the checkpoint with the best evaluation, None if none was evaluated."""
         return next(iter(self._steps_by_rank()), None)
 
-    def is_complete(self, step: int) -> bool:
-        """Whether a checkpoint is on disk."""
-        # `steps` has it as soon as saving starts.
-        saving = self._manager.is_saving_in_progress()
-        return not saving and (self._directory / str(step)).is_dir()
+    @property
+    def saved_steps(self) -> list[int]:
+        """Steps of the checkpoints that are on disk; `steps` has one as soon as saving starts."""
+        saving = self.latest_step if self._manager.is_saving_in_progress() else None
+        return [n for n in self.steps if n != saving and (self._directory / str(n)).is_dir()]
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Starts saving; returns when the arrays are copied, before they are on disk."""
-        step, items = int(state.step), _items(state)
+        step, items = int(state.step), arrays_of(state)
         # They stay the same.
         self._layouts = self._layouts or {n: describe_arrays(tree) for n, tree in items.items()}
         checksums = {
@@ -167,7 +167,7 @@ class Checkpointer:
           DamagedCheckpointError: If all are damaged; they stay where they are.
           TrainingError: If it was saved from a state of another structure.
         """
-        found, damaged = self._first_good(self.steps[::-1], _items(abstract))
+        found, damaged = self._first_good(self.steps[::-1], arrays_of(abstract))
         if found is None:
             if not damaged:
                 return None
@@ -373,7 +373,7 @@ def _warn(text: str, *values: object) -> None:
         _LOG.warning(text, *values)
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def arrays_of(state: TrainState) -> dict[str, Any]:
     """The arrays of a state, as they are kept."""
     names = ["step", "opt_state", "skipped_steps", "consecutive_skips"]
     names += [] if state.statistics is None else ["statistics"]

@@ -92,7 +92,7 @@ class Trainer:
         self.step = int(self.state.step)
         self.saved_step = None if restored is None else self.step
         self.skipped_before = int(self.state.skipped_steps), self.step
-        self.unnoted = [] if restored is None else [self.step]
+        self.unnoted = set() if restored is None else {self.step}
         self.train_step = sharding.jit_train_step(
             make_train_step(objective, config), mesh, abstract
         )
@@ -192,7 +192,7 @@ class Trainer:
             return  # The parameters may be the fault: keep the checkpoints from before.
         self.checkpointer.save(self.state, self.progress)
         self.saved_step = self.step
-        self.unnoted.append(self.step)
+        self.unnoted.add(self.step)
         self.speed.leave_out(self.step)
 
     def take_step(self) -> None:
@@ -229,8 +229,11 @@ class Trainer:
 
     def note_checkpoints(self) -> None:
         """Writes down which checkpoints are on disk: the log shows if they are lost."""
-        while self.unnoted and self.checkpointer.is_complete(self.unnoted[0]):
-            self.writer.write("checkpoint", self.unnoted.pop(0), {}, plot=False)
+        saved = self.checkpointer.saved_steps if self.unnoted else []
+        for step in sorted(self.unnoted.intersection(saved)):
+            self.writer.write("checkpoint", step, {}, plot=False)
+        # What is older was deleted meanwhile.
+        self.unnoted = {step for step in self.unnoted if step > max(saved, default=-1)}
 
     def conclude(self) -> Outcome:
         """Says at the end what may have gone wrong in the run.

@@ -1,6 +1,8 @@
+import collections
 import dataclasses
 import functools
 import json
+import random
 import shutil
 
 import jax
@@ -235,3 +237,33 @@ def test_checkpoint_without_checksums_is_read(saved, opened, abstract, caplog, t
     jax.tree.map(np.testing.assert_array_equal, state, saved[1][3][0])
     assert progress == Progress(examples_seen=24, validation={"bits_per_sample": 5.0})
     assert "no checksums" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's readers.
+def test_two_hundred_random_damages_are_never_silent(saved, abstract, tmp_path):
+    rng = random.Random(0)
+    newest = saved[0] / "3"
+    files = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
+    outcomes = collections.Counter()
+    for case in range(200):
+        folder = shutil.copytree(saved[0], tmp_path / str(case) / "checkpoints")
+        path, how = folder / "3" / rng.choice(files), rng.choice(["flip", "flip", "cut", "delete"])
+        content = bytearray(path.read_bytes())
+        if how == "delete":
+            path.unlink()
+        elif how == "flip":
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
+        else:
+            path.write_bytes(content[: rng.randrange(len(content))])
+        checkpointer = Checkpointer(folder, OBJECTIVE.rank)
+        state, progress = checkpointer.restore(abstract)
+        checkpointer.close()
+        # Either as it was saved, where the damage is of no consequence, or the one before.
+        expected, expected_progress = saved[1][int(state.step)]
+        assert progress == expected_progress, (path, how)
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+        outcomes[int(state.step)] += 1
+        shutil.rmtree(tmp_path / str(case))
+    assert outcomes[2] > 20 and outcomes[3] > 20, outcomes

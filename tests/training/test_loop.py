@@ -110,6 +110,8 @@ def test_run_evaluates_saves_and_writes(whole):
     assert len(set(evaluations)) == 3  # The average moves.
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
     assert steps == [4, 6]  # The latest two; the best is the last.
+    noted = [r["step"] for r in records(workdir, "checkpoint")]
+    assert noted == sorted(set(noted)) and noted[-1] == 6
     assert list((workdir / "tensorboard").glob("events.*"))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import mmap
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from poolformer_jax.files import quoted
@@ -192,7 +192,7 @@ def make_dict(pairs: Any) -> dict[Any, Any]:
     return made
 
 
-def _pairs(items: list[Any]) -> zip[tuple[Any, Any]]:
+def _pairs(items: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip(items[::2], items[1::2], strict=True)
 
 
