@@ -147,6 +147,7 @@ def agree(
     facts: Callable[[], Mapping[str, Any]],
     *,
     workdir: pathlib.Path | None = None,
+    flag: str = "workdir",
     after_work: bool = False,
 ) -> None:
     """Returns when all processes have told the same facts, or raises on all of them.
@@ -155,6 +156,7 @@ def agree(
       distributed: Whether there are others, and how to find them.
       facts: What to compare, by name; called only if there are others.
       workdir: A folder that all processes have to share, and that process 0 can write.
+      flag: That names the folder.
       after_work: Whether others may still be at work for long, such as building a data set.
 
     Raises:
@@ -167,7 +169,7 @@ def agree(
     seconds = _WORK_SECONDS if after_work else _ANSWER_SECONDS
     token = None
     with errors_of_all(distributed):
-        own: dict[str, Any] = {} if workdir is None else {"workdir": str(workdir), "token": ""}
+        own: dict[str, Any] = {} if workdir is None else {flag: str(workdir), "token": ""}
         own |= {"num_processes": count, **facts()}
         if workdir is not None and process == 0:
             token = workdir / f".shared-{secrets.token_hex(8)}"
@@ -178,8 +180,8 @@ def agree(
         if workdir is not None and process != 0:
             (first,) = _collect(number, 1, seconds)
             is_shared = _appears(workdir / first["token"])
-            place = first["workdir"] if is_shared else f"another folder ({workdir})"
-            own |= {"workdir": place, "token": first["token"]}
+            place = first[flag] if is_shared else f"another folder ({workdir})"
+            own |= {flag: place, "token": first["token"]}
         _post(number, {"facts": own})
         # Of process 0, as one that was told more processes would wait for those that never come.
         (first,) = _collect(number, 1, seconds)

@@ -153,7 +153,7 @@ def sample(
     with errors_of_all(distributed):
         if process == 0:
             take_lock(out, "out")
-    agree(distributed, dict, workdir=out)
+    agree(distributed, dict, workdir=out, flag="out")
     with user_errors(), disk_full_errors(out, "the clips that are there are kept"):
         folder, missing = _open_folder(out, settings, real, num_clips, overwrite=overwrite)
 
@@ -258,9 +258,6 @@ def _open_folder(
     if process == 0:
         folder.start(real, num_processes=jax.process_count())
     multihost_utils.sync_global_devices("the folder is ready")
-    is_shared = (out / sample_folder.SETTINGS_FILE).is_file()
-    if not np.all(multihost_utils.process_allgather(np.array(is_shared))):
-        raise OSError(f"--out={out} is not the same folder on all hosts; choose a shared one")
     return folder, np.flatnonzero(~known)
 
 

@@ -31,7 +31,9 @@ def train_flags(config, tmp_path, *arguments):
 def validation_bits(tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    return [(r["step"], r["num_clips"], r["num_samples"]) for r in rows if r["kind"] != "train"]
+    return [
+        (r["step"], r["num_clips"], r["num_samples"]) for r in rows if r["kind"] == "validation"
+    ]
 
 
 @pytest.mark.slow
