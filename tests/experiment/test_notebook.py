@@ -132,6 +132,7 @@ def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
             call()
 
 
+@pytest.mark.slow
 def test_run_of_the_old_layout_goes_on(run, tmp_path):
     """The arrays have not moved; config.json and progress have."""
     experiment, _ = run

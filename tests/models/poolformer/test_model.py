@@ -123,6 +123,7 @@ def test_chunks_of_other_multiples_equal_whole():
     assert_close(np.concatenate(outputs, axis=1), whole)
 
 
+@pytest.mark.slow  # Of any model, `test_chunks_and_steps_equal_whole` shows it.
 def test_steps_from_the_start_equal_whole():
     config = PoolformerConfig(**SMALL)
     codes, step = random_codes(config, 18), step_function(config)
