@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from launch import last_words, parsing
 from poolformer_jax import interruption
 from poolformer_jax.data.datasets import MAX_LENGTH, SAMPLE_RATE
-from poolformer_jax.disk_full import DiskFullError, is_disk_full
+from poolformer_jax.disk_full import is_disk_full, with_advice
 from poolformer_jax.experiment import (
     Distributed,
     UserError,
@@ -135,12 +135,11 @@ def call(
             names = "|".join(flag_values)
             message = re.sub(rf"^({names})(?= is missing| \S+ (must|does) )", r"--\1", str(error))
             sys.exit(f"error: {message}")
-        except (FloatingPointError, TrainingError, DiskFullError, LockedError) as error:
-            sys.exit(f"error: {error}")
         except Exception as error:
-            if not is_disk_full(error):
+            told = isinstance(error, (FloatingPointError, TrainingError, LockedError))
+            if not told and not is_disk_full(error):
                 raise
-            sys.exit(f"error: {error}; make room, and run the same command again")
+            sys.exit(f"error: {error if told else with_advice(error)}")
 
 
 def define_config(

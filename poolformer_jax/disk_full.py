@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 
+_ADVICE = "make room, and run the same command again"
 _NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Of writers in C++, whose errors have no number.
 _TEXTS = re.compile("|".join(re.escape(os.strerror(number)) for number in _NUMBERS))
@@ -39,9 +40,14 @@ def disk_full_error(folder: str | os.PathLike[str], kept: str) -> DiskFullError:
         place = place.parent
     free = shutil.disk_usage(place).free
     return DiskFullError(
-        f"the disk of {folder} is full ({free / 1e6:,.1f} MB free); {kept}: make room, and run the "
-        "same command again"
+        f"the disk of {folder} is full ({free / 1e6:,.1f} MB free); {kept}: {_ADVICE}"
     )
+
+
+def with_advice(error: Exception) -> str:
+    """The message of an error, with what to do if it comes from a full disk."""
+    silent = is_disk_full(error) and not isinstance(error, DiskFullError)
+    return f"{error}; {_ADVICE}" if silent else str(error)
 
 
 @contextlib.contextmanager

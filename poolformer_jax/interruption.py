@@ -110,7 +110,7 @@ def was_raised() -> bool:
 
 
 @contextlib.contextmanager
-def keeps(what: str | Callable[[], str | None]) -> Iterator[None]:
+def keeps(what: str) -> Iterator[None]:
     """Says what is kept if the work within is interrupted; the innermost that knows has the word.
 
     Args:
@@ -119,9 +119,8 @@ def keeps(what: str | Callable[[], str | None]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        text = what if isinstance(what, str) else what()
-        if text and not hasattr(error, "__notes__"):
-            error.add_note(text)
+        if not hasattr(error, "__notes__"):
+            error.add_note(what)
         raise
 
 
@@ -133,8 +132,7 @@ class StopRequest:
     """
 
     def __init__(self):
-        distributed = _module_of_jax()
-        self._distributed = distributed is not None and distributed.client is not None
+        self._distributed = _client() is not None
         self._agreed = False
 
     def __enter__(self) -> StopRequest:
@@ -180,18 +178,16 @@ class StopRequest:
 
 def tell_others() -> None:
     """Lets `check_others` interrupt the other processes of a pod."""
-    distributed = _module_of_jax()
-    if distributed is not None and distributed.client is not None:
-        distributed.client.key_value_set(_KEY, "1", allow_overwrite=True)
+    if (client := _client()) is not None:
+        client.key_value_set(_KEY, "1", allow_overwrite=True)
 
 
 def check_others() -> None:
     """Raises KeyboardInterrupt if another process of a pod has been interrupted."""
-    distributed = _module_of_jax()
-    if distributed is None or distributed.client is None:
+    if (client := _client()) is None:
         return
     try:
-        distributed.client.key_value_try_get(_KEY)
+        client.key_value_try_get(_KEY)
     except Exception:  # There is no such key; what is raised depends on JAX's version.
         return
     if _program is not None and _program.received is None:
@@ -199,10 +195,14 @@ def check_others() -> None:
     raise KeyboardInterrupt
 
 
-def _module_of_jax() -> Any:
+def _state_of_jax() -> Any:
     """What connects this process with others; None as long as nobody has imported JAX."""
-    module = sys.modules.get("jax._src.distributed")
-    return None if module is None else getattr(module, "global_state", None)
+    return getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
+
+
+def _client() -> Any:
+    """Of the processes' key-value store; None in a process that is alone."""
+    return getattr(_state_of_jax(), "client", None)
 
 
 def _keep_handler_of_jax() -> None:
@@ -211,8 +211,7 @@ def _keep_handler_of_jax() -> None:
     From there the processes of a pod learn that one of them is to stop.
     """
     global _handler_of_jax
-    distributed = _module_of_jax()
-    if _handler_of_jax or getattr(distributed, "preemption_sync_manager", None) is None:
+    if _handler_of_jax or getattr(_state_of_jax(), "preemption_sync_manager", None) is None:
         return
     libc_signal = ctypes.CDLL(None).signal
     libc_signal.argtypes, libc_signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p

@@ -54,7 +54,11 @@ def check(folder: pathlib.Path, names: Iterable[str], *, own: Collection[str] = 
       FileExistsError: If one is in the way; links count, wherever they lead.
       ValueError: If the list is damaged.
     """
-    ours = {*own, *(listed(folder) or ())}
+    check_free(folder, names, {*own, *(listed(folder) or ())})
+
+
+def check_free(folder: pathlib.Path, names: Iterable[str], ours: Collection[str]) -> None:
+    """As `check`, where all that is this project's is known."""
     for name in names:
         if name not in ours and os.path.lexists(folder / name):
             raise FileExistsError(
@@ -84,6 +88,13 @@ def remove_half_written(folder: pathlib.Path, names: Collection[str]) -> None:
         match = re.fullmatch(r"(.+)\.\d+\.part", path.name)
         if match is not None and match[1] in names:
             path.unlink()
+
+
+def of_earlier_version(
+    folder: pathlib.Path, names: Collection[str], result: str, *keys: str
+) -> Collection[str]:
+    """The names, if the file `result` is of this project: earlier versions kept no list."""
+    return names if is_result(folder / result, *keys) else ()
 
 
 def is_result(path: pathlib.Path, *keys: str) -> bool:

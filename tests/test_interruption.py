@@ -25,7 +25,7 @@ class Careless:
         time.sleep(60)
 
 @interruption.keeps("nothing else")
-@interruption.keeps(lambda: "half of it")
+@interruption.keeps("half of it")
 def main(argv):
     if {work!r} == "anything":
         print("ready", flush=True)

@@ -18,7 +18,7 @@ import numpy as np
 from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.network import Stats, init_classifier
 from poolformer_jax.config_checks import make_config
-from poolformer_jax.files import write_json, write_whole
+from poolformer_jax.files import read_json, write_json, write_whole
 
 DESCRIPTION = "classifier.json"
 ARRAYS = "classifier.npz"
@@ -138,7 +138,7 @@ def classifier_hash(folder: Folder) -> str:
 def _read(folder: Folder) -> tuple[dict[str, Any], bytes]:
     folder = pathlib.Path(folder)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(folder / DESCRIPTION)
         arrays = (folder / ARRAYS).read_bytes()
     except FileNotFoundError as error:
         raise ValueError(

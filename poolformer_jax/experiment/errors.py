@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from poolformer_jax.disk_full import DiskFullError, is_disk_full
+from poolformer_jax.disk_full import with_advice
 
 
 class UserError(Exception):
@@ -22,7 +22,4 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
-        advice = ""
-        if is_disk_full(error) and not isinstance(error, DiskFullError):
-            advice = "; make room, and run the same command again"
-        raise UserError(f"{error}{advice}") from error
+        raise UserError(with_advice(error)) from error

@@ -120,9 +120,9 @@ def evaluate_likelihood(
         chosen = None if step == "best" else number
         variant = name_variant(trained.data, data, step=chosen, weights=weights)
         files = [path(workdir, split, variant).name for path in (json_path, csv_path)]
-        # Earlier versions kept no list of what they wrote.
-        is_result = own_files.is_result(workdir / files[0], "split", "bits_per_sample", "curve")
-        own_files.check(workdir, files, own=files if is_result else ())
+        keys = ("split", "bits_per_sample", "curve")
+        own = own_files.of_earlier_version(workdir, files, files[0], *keys)
+        own_files.check(workdir, files, own=own)
         splits = open_splits(data)
         source = splits[split]
         batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
@@ -142,7 +142,7 @@ def evaluate_likelihood(
         "training_length": training_length,
     }
     try:
-        own_files.claim(workdir, files, own=files if is_result else ())
+        own_files.claim(workdir, files, own=own)
         result = write_likelihood(workdir, split, source, likelihood, variant=variant, about=about)
     except FloatingPointError as error:
         raise FloatingPointError(f"step {number}: {error}") from error

@@ -90,9 +90,8 @@ def score_samples(
         check_range("batch_size", batch_size, 1, 100_000)
         if bootstrap == 1:
             raise ValueError("bootstrap 1 must be 0 or at least 2: one resample has no spread")
-        # Earlier versions kept no list of what they wrote.
-        is_result = own_files.is_result(out / _FILES[0], "samples", "reference", "classifier")
-        own = _FILES if is_result else ()
+        keys = ("samples", "reference", "classifier")
+        own = own_files.of_earlier_version(out, _FILES, _FILES[0], *keys)
         own_files.check(out, _FILES, own=own)
 
     # Only now the imports of JAX and data sets, which take seconds.

@@ -171,7 +171,7 @@ class SampleFolder:
                 f"{conflict}\nchoose another folder, or replace the clips with --overwrite"
             )
         self._own = own_names(folder)
-        self.rows = self._read_rows()
+        self.rows = self._read_rows(self._own)
         self._journal = folder / f"rows_{process_index}.jsonl"
 
     def start(
@@ -201,7 +201,7 @@ class SampleFolder:
           FileExistsError: If a file of somebody else is in the way.
         """
         path = clip_path(self.folder, row.clip)
-        own_files.check(self.folder, [path.name], own=self._own)
+        own_files.check_free(self.folder, [path.name], self._own)
         # Before the clip, so that a clip without a row is never this project's. In front of the
         # line as well: one that a killed process left unfinished must not swallow it.
         with open(self._journal, "a", encoding="utf-8") as file:
@@ -221,7 +221,8 @@ class SampleFolder:
         Returns:
           All rows by ascending likelihood, as the protocol of SaShiMi sorts them.
         """
-        rows = self._read_rows()
+        own = own_names(self.folder)
+        rows = self._read_rows(own)
         missing = sorted(set(range(num_clips)) - rows.keys())
         if missing:
             raise RuntimeError(f"clips {missing[:10]} of {num_clips} were not drawn")
@@ -234,15 +235,13 @@ class SampleFolder:
             name = clip_path(self.folder, row.clip).name
             writer.writerow({"file": name, **dataclasses.asdict(row)})
         write_whole(self.folder / TABLE_FILE, text.getvalue())
-        own = own_names(self.folder)
         own_files.remove_half_written(self.folder, own)
         own_files.remove(self.folder, filter(_JOURNAL.fullmatch, own))
         return ordered
 
-    def _read_rows(self) -> dict[int, SampleRow]:
+    def _read_rows(self, own: Collection[str]) -> dict[int, SampleRow]:
         """Those whose clips are whole: others were cut off, or deleted by someone."""
         header = 44  # Bytes in front of the samples of a WAV file.
-        own = own_names(self.folder)
         sizes = {
             name: (self.folder / name).stat().st_size
             for name in filter(_CLIP.fullmatch, own)

@@ -135,6 +135,7 @@ class Checkpointer:
             for name, tree in items.items()
         }
         content = {"progress": dataclasses.asdict(progress), "checksums": checksums}
+        self._records = {n: self._records[n] for n in self.steps if n in self._records}
         self._records[step] = _Record(progress, checksums)
         self._manager.save(
             step,
@@ -336,9 +337,10 @@ class Checkpointer:
     def _steps_by_rank(self) -> list[int]:
         """Steps of the checkpoints with a finite evaluation, the best first."""
         ranks = {}
-        for step, record in self._records.items():
-            found = None if isinstance(record, Exception) else record.progress.validation
-            if step in self.steps and found and all(map(math.isfinite, self._rank(found))):
+        for step in self.steps:
+            record = self._records.get(step)
+            found = record.progress.validation if isinstance(record, _Record) else None
+            if found and all(map(math.isfinite, self._rank(found))):
                 ranks[step] = self._rank(found)
         return sorted(ranks, key=ranks.__getitem__)
 

@@ -8,7 +8,7 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -31,19 +31,34 @@ class MetricWriter:
 
     Args:
       workdir: An existing folder.
-      start_step: Step that the run starts or resumes from.
+      start_step: Step of the checkpoint that the run goes on from, None if there is none.
       validated: Whether the validation of that very step is part of the checkpoint.
       enabled: False on all processes but the first, where writing does nothing.
+
+    Raises:
+      TrainingError: If there is no checkpoint, but the log tells of one.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, *, start_step: int, validated: bool, enabled: bool = True
+        self,
+        workdir: pathlib.Path,
+        *,
+        start_step: int | None,
+        validated: bool,
+        enabled: bool = True,
     ):
         self._file = self._tensorboard = None
+        path = workdir / METRICS_FILE
+        records, damaged = read_metrics(path)
+        _check_fits(path, records, start_step)
         if not enabled:
             return
-        path = workdir / METRICS_FILE
-        _drop_records_after(path, start_step, validated)
+        if damaged:
+            copy = free_path(path.with_name(f"damaged_{path.name}"))
+            write_whole(copy, path.read_bytes())
+            _LOG.warning("%s: left out of %s; as it was: %s", describe_lines(damaged), path, copy)
+        if path.exists():
+            _drop_records_after(path, records, start_step or 0, validated)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         # Not `SummaryWriter`: if the disk is full its thread dies, and the next value waits for it.
         events = workdir / "tensorboard"
@@ -102,18 +117,9 @@ def progress_line(step: int, num_steps: int, description: str, values: Mapping[s
     )
 
 
-def check_log_fits(workdir: pathlib.Path, step: int | None) -> None:
-    """Compares the log with the checkpoint that a run goes on from.
-
-    Args:
-      workdir: Of the run.
-      step: Of that checkpoint, None if there is none.
-
-    Raises:
-      TrainingError: If there is none but the log tells of one.
-    """
-    path, folder = workdir / METRICS_FILE, workdir / "checkpoints"
-    records, _ = read_metrics(path)
+def _check_fits(path: pathlib.Path, records: Sequence[dict[str, Any]], step: int | None) -> None:
+    """Compares the log with the checkpoint that a run goes on from; errors as `MetricWriter`."""
+    folder = path.with_name("checkpoints")
     told = [record["step"] for record in records if record["kind"] == "checkpoint"]
     if step is None and not told and not any(folder.glob("*")):
         # Earlier versions did not note them, but saved after each validation. What a killed
@@ -134,14 +140,9 @@ def check_log_fits(workdir: pathlib.Path, step: int | None) -> None:
         _LOG.warning("%s is missing or empty: the log begins after step %d", path, step)
 
 
-def _drop_records_after(path: pathlib.Path, step: int, validated: bool) -> None:
-    if not path.exists():
-        return
-    records, damaged = read_metrics(path)
-    if damaged:
-        copy = free_path(path.with_name(f"damaged_{path.name}"))
-        write_whole(copy, path.read_bytes())
-        _LOG.warning("%s: left out of %s; as it was: %s", describe_lines(damaged), path, copy)
+def _drop_records_after(
+    path: pathlib.Path, records: Sequence[dict[str, Any]], step: int, validated: bool
+) -> None:
     # The record of the checkpoint that the run goes on from is written again.
     later = {"train": step + 1, "validation": step + validated, "checkpoint": step}
     kept = [record for record in records if record["step"] < later.get(record["kind"], step)]

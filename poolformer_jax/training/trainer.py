@@ -22,7 +22,7 @@ from poolformer_jax.interruption import StopRequest
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.errors import TrainingDivergedError
-from poolformer_jax.training.metrics import MetricWriter, check_log_fits, progress_line
+from poolformer_jax.training.metrics import MetricWriter, progress_line
 from poolformer_jax.training.objective import Objective
 from poolformer_jax.training.optimizer import after_evaluation
 from poolformer_jax.training.state import TrainState, init_train_state
@@ -83,14 +83,19 @@ class Trainer:
         init = functools.partial(init_train_state, objective, config)
         abstract = sharding.abstract_state(mesh, init, rules)
         restored = self.checkpointer.restore(abstract)
-        check_log_fits(workdir, None if restored is None else int(restored[0].step))
+        self.saved_step = None if restored is None else int(restored[0].step)
+        self.writer = MetricWriter(
+            workdir,
+            start_step=self.saved_step,
+            validated=restored is not None and restored[1].validation is not None,
+            enabled=jax.process_index() == 0,
+        )
         if restored is None:
             self.state: TrainState = sharding.init_sharded(mesh, init, rules)
             self.progress = Progress()
         else:
             self.state, self.progress = restored
         self.step = int(self.state.step)
-        self.saved_step = None if restored is None else self.step
         self.skipped_before = int(self.state.skipped_steps), self.step
         self.unnoted = set() if restored is None else {self.step}
         self.train_step = sharding.jit_train_step(
@@ -99,12 +104,6 @@ class Trainer:
         self.batches = batches(self.progress.examples_seen)
         self.pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.speed = _Speed()
-        self.writer = MetricWriter(
-            workdir,
-            start_step=self.step,
-            validated=self.progress.validation is not None,
-            enabled=jax.process_index() == 0,
-        )
         self.consecutive_skips = 0
         self.stopping = False
         self.stop = StopRequest()

@@ -46,6 +46,19 @@ def test_mistakes_on_the_command_line(flags, message):
     assert re.search(message, found) and len(found.splitlines()) == 1
 
 
+def test_a_value_that_cannot_work_is_told_with_its_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from poolformer_jax.experiment import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.train.batch_size = -1\n"
+        "    return config\n"
+    )
+    message = f"error: --config={path}: config.train: batch_size -1 must be at least 1"
+    assert mistake("train", f"--config={path}", f"--workdir={tmp_path}") == message
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -23,7 +23,7 @@ from poolformer_jax.lock import LockedError
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.errors import TrainingDivergedError, TrainingError
 from poolformer_jax.training.loop import train
-from poolformer_jax.training.metrics import MetricWriter, check_log_fits, progress_line
+from poolformer_jax.training.metrics import MetricWriter, progress_line
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.trainer import Outcome, Trainer
 from tests.training.tiny import TRAIN, Unigram, make_batch, make_objective
@@ -237,20 +237,23 @@ def test_lost_checkpoints_do_not_cut_the_log(whole, tmp_path):
 
 
 def test_an_older_checkpoint_than_the_log_tells_of(tmp_path, caplog):
+    def open_log(step):
+        MetricWriter(tmp_path, start_step=step, validated=False, enabled=False).close()
+
     records = [("validation", 3), ("checkpoint", 3), ("checkpoint", 6)]
     lines = [json.dumps({"kind": kind, "step": step}) + "\n" for kind, step in records]
     (tmp_path / "metrics.jsonl").write_text("".join(lines))
-    check_log_fits(tmp_path, 6)
+    open_log(6)
     assert not caplog.text
-    check_log_fits(tmp_path, 3)
+    open_log(3)
     assert "tells of a checkpoint of step 6, which is not in" in caplog.text
     (tmp_path / "metrics.jsonl").unlink()
-    check_log_fits(tmp_path, 3)
+    open_log(3)
     assert "the log begins after step 3" in caplog.text
     # Killed while it was saving for the first time.
     (tmp_path / "metrics.jsonl").write_text(lines[0])
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
-    check_log_fits(tmp_path, None)
+    open_log(None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from poolformer_jax.data.source import Source, as_text
 from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.likelihood.evaluator import Likelihood
 from poolformer_jax.evals.likelihood.position_curve import position_curve
-from poolformer_jax.files import write_json, write_whole
+from poolformer_jax.files import read_json, write_json, write_whole
 
 
 def write_likelihood(
@@ -63,7 +62,7 @@ def write_likelihood(
     write_whole(csv_path(workdir, split, variant), _clips_table(source, likelihood))
     path = json_path(workdir, split, variant)
     write_json(path, content)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def name_variant(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from jaxtyping import Int
 
 from poolformer_jax.evals.samples.clip_sets import ClipSet, wav_set
 from poolformer_jax.evals.samples.wav_folder import list_wavs
+from poolformer_jax.files import read_json
 from poolformer_jax.sampling.folder import (
     SETTINGS_FILE,
     TABLE_FILE,
@@ -77,14 +77,10 @@ def _read_settings(folder: pathlib.Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("it is not an object")
-        return settings
+        return read_json(path)
     except ValueError as error:
         raise ValueError(
-            f"{path} is not valid JSON ({error}); draw the clips again, or put them into a folder "
-            "of their own"
+            f"{error}; draw the clips again, or put them into a folder of their own"
         ) from error
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 
 from poolformer_jax.evals.samples.clip_sets import ClipSet
 from poolformer_jax.evals.scores.reference import Classify
-from poolformer_jax.files import write_json
+from poolformer_jax.files import read_json, write_json
 
 MIN_ACCURACY = 0.95
 """Below it is warned of. The published classifier has 98.08 % on SC09, those of digits 99 %."""
@@ -46,7 +45,7 @@ def cached_accuracy(
     """
     path = folder / f"{key}.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         return Accuracy(value=float(content["value"]), num_clips=content["num_clips"], clips=name)
     except FileNotFoundError:
         pass

@@ -63,10 +63,10 @@ def leave_one(folder):
     [
         (remove_clip, r"sample_00001.wav is in log_likelihoods.csv but not in the folder"),
         (add_clip, r"other.wav is in the folder but not in log_likelihoods.csv.*of their own"),
-        (break_settings, r"settings.json is not valid JSON .*draw the clips again"),
+        (break_settings, r"settings.json is not valid JSON: .*draw the clips again"),
         (
             lambda folder: (folder / "settings.json").write_text("[]"),
-            r"valid JSON \(it is not an obj",
+            r"holds a list, not a JSON object",
         ),
         (leave_one, r"holds 1 clip; scores need at least 2"),
     ],

@@ -13,6 +13,13 @@ from poolformer_jax.evals.scores.inception import (
     modified_inception_score,
 )
 
+SCORES = {
+    "standard": inception_score,
+    "s4": inception_score_s4,
+    "modified": modified_inception_score,
+    "am": lambda log_probs: am_score(log_probs, np.full(10, 0.1)),
+}
+
 # All are means of a few hundred float64 terms, in another order than the loops' here.
 ROUNDING = 1e-12
 
@@ -48,16 +55,7 @@ def test_inception_score_is_its_definition():
 
 
 @pytest.mark.parametrize("excess", [-5e-4, 5e-4])
-@pytest.mark.parametrize(
-    "score",
-    [
-        inception_score,
-        inception_score_s4,
-        modified_inception_score,
-        lambda log_probs: am_score(log_probs, np.full(10, 0.1)),
-        lambda log_probs: mean_probs(log_probs)[0],
-    ],
-)
+@pytest.mark.parametrize("score", [*SCORES.values(), lambda log_probs: mean_probs(log_probs)[0]])
 def test_rounding_of_the_rows_sums_changes_no_score(score, excess):
     log_probs = random_log_probs(6, 50)
     sums = np.where(np.arange(50) % 2, 1.0 + excess, 1.0)[:, None]
@@ -168,16 +166,7 @@ def test_mean_probs_is_the_mean():
     np.testing.assert_allclose(mean_probs(log_probs), np.exp(log_probs).mean(axis=0), rtol=1e-13)
 
 
-@pytest.mark.parametrize(
-    "score",
-    [
-        inception_score,
-        inception_score_s4,
-        modified_inception_score,
-        lambda log_probs: am_score(log_probs, np.full(10, 0.1)),
-    ],
-    ids=["standard", "s4", "modified", "am"],
-)
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES.keys())
 class TestAllScores:
     def test_float32_rounds_no_more_than_its_input(self, score):
         log_probs = random_log_probs(9, 200)
