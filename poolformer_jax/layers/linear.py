@@ -45,5 +45,5 @@ class BlockDiagonalLinear(nn.Module):
             blocks = jnp.moveaxis(x.reshape(b, n, i), 1, 0)
             y = jnp.moveaxis(jnp.einsum("nbi,nio->nbo", blocks, kernel), 0, 1)
             return y.reshape(b, 1, n * o) + bias
-        dense = jnp.einsum("nio,nm->nimo", kernel, jnp.eye(n)).reshape(n * i, n * o)
-        return x @ dense.astype(self.dtype) + bias
+        dense = jnp.einsum("nio,nm->nimo", kernel, jnp.eye(n, dtype=self.dtype))
+        return x @ dense.reshape(n * i, n * o) + bias
