@@ -19,6 +19,9 @@ from poolformer_jax.config_checks import (
 if TYPE_CHECKING:
     from poolformer_jax.layers.mixer import Mixer
 
+KERNEL_PLATFORMS: Mapping[str, Platform] = {"pallas": "tpu", "fused": "tpu"}
+"""Values of `scan` that are kernels for one platform."""
+
 EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
 NormKind = Literal["layer_norm", "rms_norm", "none"]
 
@@ -29,15 +32,24 @@ class ExecutionConfig:
 
     Attributes:
       dtype: Type of the activations; parameters and recurrence are float32.
-      scan: Implementation of linear recurrences; `auto` follows `platform`.
+      scan: Implementation of linear recurrences; `auto` follows `platform`. On TPU `fused` is a
+        kernel of the gates and the recurrence, `pallas` one of the bare recurrence.
       platform: The platform the program is compiled for.
       remat: Recompute residual blocks in the backward pass: less memory, about a third more work.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    scan: Literal["associative", "sequential", "auto"] = "auto"
+    scan: Literal["associative", "sequential", "pallas", "fused", "auto"] = "auto"
     platform: Platform = "tpu"
     remat: bool = False
+
+    def __post_init__(self):
+        check_types(self)
+        if KERNEL_PLATFORMS.get(self.scan, self.platform) != self.platform:
+            raise ValueError(
+                f"scan {self.scan!r} is a kernel for platform {KERNEL_PLATFORMS[self.scan]!r}, but "
+                f"platform is {self.platform!r}; use scan 'auto', 'associative' or 'sequential'"
+            )
 
 
 EXECUTION_FIELDS = frozenset({"scan", "platform", "remat"})
@@ -163,6 +175,6 @@ class BlockConfig(ExecutionConfig):
     dropout: float = 0.0
 
     def __post_init__(self):
-        check_types(self)
+        ExecutionConfig.__post_init__(self)
         check_at_least(self, 1, "mlp_expansion")
         check_fraction(self, "dropout")
