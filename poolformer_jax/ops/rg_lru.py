@@ -48,10 +48,11 @@ def rg_lru(
     Source: De et al. 2024, arXiv:2402.19427, eqs. 1 to 4; Gallo Fernandez 2025, arXiv:2510.02206.
     """
     if implementation == "fused" and u.shape[1] > 1:
+        interpret = scan_pallas_tpu.interpret_kernels()
 
         def kernel(rows: Any, parameters: Any) -> Any:
-            (*inputs, h0), interpret = rows, scan_pallas_tpu.interpret_kernels()
-            return rg_lru_pallas_tpu.rg_lru(*inputs, *parameters, h0, interpret=interpret)
+            u, gate_x, gate_a, h0 = rows
+            return rg_lru_pallas_tpu.rg_lru(u, gate_x, gate_a, *parameters, h0, interpret=interpret)
 
         return sharding.map_batch(kernel, (u, gate_x, gate_a, h0), (log_decay, theta))
     r = jax.nn.sigmoid(gate_a.astype(jnp.float32))
