@@ -45,7 +45,7 @@ BLOCK_BYTES = 12 * 2**20
 MAX_BLOCK = 1024
 # Steps of a piece, and tiles of rows, in the body of a loop: enough to hide latency, and still code
 # that compiles in seconds.
-STEPS_UNROLLED, TILES_UNROLLED = 5, 5
+STEPS_UNROLLED, TILES_UNROLLED = 10, 10
 
 Kind = Literal["block", "tile_before", "row", "parameter"]
 
@@ -98,7 +98,7 @@ def _scan_backward(interpret, residuals, cotangents):
     structure, count = jax.tree.structure(a), len(jax.tree.leaves(a))
     outputs = jax.tree.leaves((a, dh))
     gradients, _, dh0 = run_backward(
-        lambda *read: from_planes(read),
+        lambda *read: (from_planes(read),),
         lambda *read: ([multiply(read[-2], conjugate(read[-1])), read[-2]], []),
         _padded_by_one(a),
         [],
@@ -185,14 +185,14 @@ def run_forward(
             ("row", [layout.pad(h0[:, None])]),
         ],
         [("block", states), ("row", [(planes, jnp.float32)])],
-        planes=planes,
+        scratch=(planes, planes),
         interpret=interpret,
     )
     return h, h_last[:, 0]
 
 
 def run_backward(
-    decay: Callable[..., Any],
+    decay: Callable[..., tuple[Any, ...]],
     finish: Callable[..., tuple[Any, list[Array]]],
     sequences: Sequence[tuple[Array, float]],
     parameters: Sequence[Array],
@@ -203,14 +203,17 @@ def run_backward(
     *,
     layout: Layout,
     gradients: Sequence[tuple[int, DTypeLike]],
+    kept: int = 0,
     interpret: bool,
 ) -> tuple[list[Array], list[Array], Array]:
     """Computes the gradients of a recurrence.
 
     Args:
-      decay: From tiles of all planes of the sequences, and from the parameters, to a.
-      finish: From what `decay` has and then (conj(a_t), the gradient g_t of x_t, h_{t-1}), to
-        (tiles of the gradients, terms whose sums over time are the parameters' gradients).
+      decay: From tiles of all planes of the sequences, and from the parameters, to a, and to tiles
+        to keep for `finish`.
+      finish: From what `decay` has and then (conj(a_t), the gradient g_t of x_t, h_{t-1}, what was
+        kept), to (tiles of the gradients, terms whose sums over time are the parameters'
+        gradients).
       sequences: As in `run_forward`.
       parameters: As there.
       states: What `run_forward` returned.
@@ -219,6 +222,7 @@ def run_backward(
       dh_last: Of the last state.
       layout: Blocks.
       gradients: Number of planes and type of each array that the gradients are written to.
+      kept: Number of tiles that `decay` keeps.
       interpret: See `scan`.
 
     Returns:
@@ -229,7 +233,7 @@ def run_backward(
 
     def kernel(
         sequences, parameters, states, tiles_before, h0, cotangents, dh_last,
-        gradients, sums, dh0, carry, a_tiles, g_tiles,
+        gradients, sums, dh0, carry, a_tiles, g_tiles, kept_tiles,
     ):  # fmt: skip
         view = _View(layout)
         constants = view.read(parameters)
@@ -240,7 +244,9 @@ def run_backward(
             view.write(sums, [jnp.zeros((1, LANES), jnp.float32)] * len(sums))
 
         def read_tile(rows):
-            _store(a_tiles, rows, conjugate(decay(*view.read(sequences, rows), *constants)))
+            a, *keep = decay(*view.read(sequences, rows), *constants)
+            _store(a_tiles, rows, conjugate(a))
+            _store(kept_tiles, rows, keep)
             _store(g_tiles, rows, from_planes(view.read(cotangents, rows)))
 
         view.for_tiles(read_tile)
@@ -262,6 +268,7 @@ def run_backward(
                 _load(a_tiles, rows),
                 _load(g_tiles, rows),
                 from_planes(h_before),
+                *(tile[rows, :] for tile in kept_tiles),
             )
             view.write(gradients, tiles, rows)
             return [plane[layout.tile - 1 :] for plane in h], add(totals, terms)
@@ -292,7 +299,7 @@ def run_backward(
             ("row", [(1, jnp.float32)] * len(parameters)),
             ("row", [(planes, jnp.float32)]),
         ],
-        planes=planes,
+        scratch=(planes, planes, kept),
         reverse=True,
         interpret=interpret,
     )
@@ -382,15 +389,15 @@ def _call(
     inputs: Sequence[tuple[Kind, Sequence[Array]]],
     outputs: Sequence[tuple[Kind, Sequence[tuple[int, DTypeLike]]]],
     *,
-    planes: int,
+    scratch: tuple[int, ...],
     reverse: bool = False,
     interpret: bool,
 ) -> Any:
     """Runs a kernel over (rows of the batch, blocks of time, groups of 128 channels).
 
     It is called with a list of references for each group of inputs and of outputs, and then with
-    scratch: the state that is carried [1, k c], and a block of a_t and one of x_t as lists of
-    planes of 128 channels. Only such narrow float32 arrays can be read with a stride.
+    scratch: the state that is carried [1, k c], and lists of blocks of 128 channels, first for a_t
+    and x_t. Only such narrow float32 arrays can be read with a stride.
     """
     b, blocks, width = layout.batch, layout.blocks, layout.width
 
@@ -419,7 +426,7 @@ def _call(
     arrays = [list(group) for _, group in inputs]
     shapes = [[shape(kind, *output) for output in group] for kind, group in outputs]
     moved = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves((arrays, shapes)))
-    tiles = [pltpu.VMEM((layout.block, LANES), jnp.float32)] * planes
+    tile = pltpu.VMEM((layout.block, LANES), jnp.float32)
     results = pl.pallas_call(
         kernel,
         grid=(b, blocks, width // LANES),
@@ -429,7 +436,10 @@ def _call(
             for (kind, _), group in zip(outputs, shapes, strict=True)
         ],
         out_shape=shapes,
-        scratch_shapes=[pltpu.VMEM((1, planes * width), jnp.float32), tiles, tiles],
+        scratch_shapes=[
+            pltpu.VMEM((1, scratch[0] * width), jnp.float32),
+            *([tile] * count for count in scratch),
+        ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary")
         ),
