@@ -23,6 +23,7 @@ KERNEL_PLATFORMS: Mapping[str, Platform] = {"pallas": "tpu", "fused": "tpu"}
 """Values of `scan` that are kernels for one platform."""
 
 EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
+RematPolicy = Literal["none", "block", "half_block"]
 NormKind = Literal["layer_norm", "rms_norm", "none"]
 
 
@@ -35,13 +36,15 @@ class ExecutionConfig:
       scan: Implementation of linear recurrences; `auto` follows `platform`. On TPU `fused` is a
         kernel of the gates and the recurrence, `pallas` one of the bare recurrence.
       platform: The platform the program is compiled for.
-      remat: Recompute residual blocks in the backward pass: less memory, about a third more work.
+      remat: What the backward pass recomputes, for less memory and about a third more work: the
+        inside of each `block`, which is a mixer block and an MLP block, of each `half_block`, which
+        is one of them, or nothing (`none`).
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan: Literal["associative", "sequential", "pallas", "fused", "auto"] = "auto"
     platform: Platform = "tpu"
-    remat: bool = False
+    remat: RematPolicy = "none"
 
     def __post_init__(self):
         check_types(self)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from poolformer_jax import sharding
 from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu
 from poolformer_jax.ops.recurrence import normalized_recurrence
 from poolformer_jax.ops.scan import ScanImplementation
@@ -45,9 +48,12 @@ def rg_lru(
     Source: De et al. 2024, arXiv:2402.19427, eqs. 1 to 4; Gallo Fernandez 2025, arXiv:2510.02206.
     """
     if implementation == "fused" and u.shape[1] > 1:
-        return rg_lru_pallas_tpu.rg_lru(
-            u, gate_x, gate_a, log_decay, theta, h0, interpret=scan_pallas_tpu.interpret_kernels()
-        )
+
+        def kernel(rows: Any, parameters: Any) -> Any:
+            (*inputs, h0), interpret = rows, scan_pallas_tpu.interpret_kernels()
+            return rg_lru_pallas_tpu.rg_lru(*inputs, *parameters, h0, interpret=interpret)
+
+        return sharding.map_batch(kernel, (u, gate_x, gate_a, h0), (log_decay, theta))
     r = jax.nn.sigmoid(gate_a.astype(jnp.float32))
     h, h_last = normalized_recurrence(
         u.astype(jnp.float32),

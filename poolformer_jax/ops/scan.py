@@ -16,6 +16,7 @@ from typing import Literal, TypeVar, assert_never, cast
 import jax
 import jax.numpy as jnp
 
+from poolformer_jax import sharding
 from poolformer_jax.config_checks import Platform
 from poolformer_jax.ops import scan_pallas_tpu
 from poolformer_jax.ops.planes import add, conjugate, multiply
@@ -104,9 +105,11 @@ def linear_scan(
         h_last = linear_step(first(a), first(x), h0)
         return jax.tree.map(lambda plane: plane[:, None].astype(dtype), h_last), h_last
     if implementation in ("pallas", "fused"):
-        return scan_pallas_tpu.scan(
-            a, x, _to_float32(h0), interpret=scan_pallas_tpu.interpret_kernels()
-        )
+
+        def kernel(rows, _):
+            return scan_pallas_tpu.scan(*rows, interpret=scan_pallas_tpu.interpret_kernels())
+
+        return sharding.map_batch(kernel, (a, x, _to_float32(h0)), ())
     h, h_last = _scan(implementation, _to_float32(a), _to_float32(x), _to_float32(h0))
     return jax.tree.map(lambda plane: plane.astype(dtype), h), h_last
 
