@@ -75,5 +75,5 @@ def draw_clips(
 
 def drawing_model(experiment: Experiment) -> SequenceModel:
     """The model of an experiment as it draws: in float32, on whatever JAX runs on."""
-    platform = cast(Platform, jax.default_backend())
-    return dataclasses.replace(experiment.model, dtype="float32", platform=platform).build()
+    model = experiment.model.on_platform(cast(Platform, jax.default_backend()))
+    return dataclasses.replace(model, dtype="float32").build()

@@ -77,7 +77,9 @@ def train(
         make_likelihood_evaluator,
     )
     from poolformer_jax.experiment.environment import record_start
+    from poolformer_jax.layers.config import KERNEL_PLATFORMS
     from poolformer_jax.models.sequence_model import count_params
+    from poolformer_jax.ops.scan import choose_implementation
     from poolformer_jax.training.loop import train as run_loop
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
@@ -93,6 +95,13 @@ def train(
         if distributed and jax.process_index() == 0:
             lock = take_lock(workdir)
         parts = config.grad_accum_steps
+        scan = choose_implementation(experiment.model.scan, experiment.model.platform)
+        if KERNEL_PLATFORMS.get(scan, jax.default_backend()) != jax.default_backend():
+            raise ValueError(
+                f"config.model.platform is {experiment.model.platform!r}, whose kernels do not run "
+                f"on {jax.default_backend()!r}, which JAX runs on here; set "
+                f"--config.model.platform={jax.default_backend()}"
+            )
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
         splits = open_splits(data)

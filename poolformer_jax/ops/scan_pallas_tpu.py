@@ -84,6 +84,7 @@ def _scan_forward(interpret, a, x, h0):
         [*_padded_by_one(a), *((plane, 0.0) for plane in planes)],
         [],
         side_by_side(h0),
+        name="scan_forward",
         layout=Layout.of(planes[0].shape, dtypes),
         states=[(1, plane.dtype) for plane in planes],
         interpret=interpret,
@@ -106,6 +107,7 @@ def _scan_backward(interpret, residuals, cotangents):
         side_by_side(h0),
         jax.tree.leaves(dh),
         side_by_side(dh_last),
+        name="scan_backward",
         layout=Layout.of(
             outputs[0].shape, [plane.dtype for plane in [*outputs, *jax.tree.leaves((a, h))]]
         ),
@@ -139,6 +141,7 @@ def run_forward(
     parameters: Sequence[Array],
     h0: Array,
     *,
+    name: str,
     layout: Layout,
     states: Sequence[tuple[int, DTypeLike]],
     interpret: bool,
@@ -151,6 +154,7 @@ def run_forward(
         the state as it is.
       parameters: [c], in float32.
       h0: State before the first step [b, k c] in float32.
+      name: Of the kernel, as profiles show it.
       layout: Blocks.
       states: Number of planes and type of each array that the states are written to.
       interpret: See `scan`.
@@ -178,6 +182,7 @@ def run_forward(
 
     h, (h_last,) = _call(
         kernel,
+        name,
         layout,
         [
             ("block", [layout.pad(array, fill) for array, fill in sequences]),
@@ -201,6 +206,7 @@ def run_backward(
     cotangents: Sequence[Array],
     dh_last: Array,
     *,
+    name: str,
     layout: Layout,
     gradients: Sequence[tuple[int, DTypeLike]],
     kept: int = 0,
@@ -220,6 +226,7 @@ def run_backward(
       h0: State before the first step.
       cotangents: Of the states.
       dh_last: Of the last state.
+      name: Of the kernel, as profiles show it.
       layout: Blocks.
       gradients: Number of planes and type of each array that the gradients are written to.
       kept: Number of tiles that `decay` keeps.
@@ -284,6 +291,7 @@ def run_backward(
     padded = [layout.pad(array) for array in states]
     outputs, sums, (dh0,) = _call(
         kernel,
+        name,
         layout,
         [
             ("block", [layout.pad(array, fill) for array, fill in sequences]),
@@ -385,6 +393,7 @@ def _block_length(time: int, tile: int, most: int) -> int:
 
 def _call(
     kernel: Callable[..., None],
+    name: str,
     layout: Layout,
     inputs: Sequence[tuple[Kind, Sequence[Array]]],
     outputs: Sequence[tuple[Kind, Sequence[tuple[int, DTypeLike]]]],
@@ -449,6 +458,7 @@ def _call(
             bytes_accessed=moved,
         ),
         interpret=interpret,
+        name=name,
     )(*arrays)
     return [[layout.trim(array) for array in group] for group in results]
 

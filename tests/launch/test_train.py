@@ -167,6 +167,8 @@ def test_divergence_is_one_clear_error(tmp_path, tiny_config):
         (["--config.train.eval_batch_size=9"], "train.eval_batch_size 9 does not split over 8"),
         (["--config.train.batch_size=88"], "larger than the split of 80 clips"),
         (["--data_dir=/proc/none"], "/proc/none"),
+        (["--config.model.scan=fused"], "'fused' is a kernel for platform 'tpu', but platform is"),
+        (["--config.model.platform=tpu"], "do not run on 'cpu'.*; set --config.model.platform=cpu"),
     ],
 )
 def test_mistakes_end_early_in_one_line(tmp_path, tiny_config, flags, message):
