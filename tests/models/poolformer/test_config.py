@@ -44,7 +44,7 @@ def build(config_type=PoolformerConfig, **options):
         ({"scan": "parallel"}, r"scan is 'parallel'; it must be .*'auto'"),
         (
             {"scan": "fused", "platform": "gpu"},
-            r"'fused' is a kernel for .*'tpu', but .*'gpu'; use",
+            r"'fused' is a kernel for .*'tpu'.*'gpu'; use",
         ),
         ({"dtype": "float16"}, r"dtype is 'float16'; it must be 'float32' or 'bfloat16'"),
     ],
