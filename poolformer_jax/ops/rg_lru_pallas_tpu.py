@@ -31,10 +31,10 @@ from poolformer_jax.typing import Planes, RealOrPlanes
 CLOSED = -80.0
 # pi in two parts; the first has so few bits that n times it is exact in float32 for |n| < 2^16.
 PI = (3.140625, 9.67653589793e-4)
-# Minimax polynomials on [-pi/2, pi/2], to 5e-9 and 5e-8: sin r = r + r^3 P(r^2) and
+# Minimax polynomials on [-pi/2, pi/2], to 5e-9: sin r = r + r^3 P(r^2) and
 # cos r = 1 + r^2 Q(r^2).
 SIN_COEFFICIENTS = (-1.66666571e-1, 8.33301710e-3, -1.98066016e-4, 2.60002449e-6)
-COS_COEFFICIENTS = (-4.99999322e-1, 4.16639879e-2, -1.38559143e-3, 2.31940750e-5)
+COS_COEFFICIENTS = (-4.99999994e-1, 4.16666381e-2, -1.38883907e-3, 2.47620103e-5, -2.60886589e-7)
 
 
 def rg_lru(

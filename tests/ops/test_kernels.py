@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("interpreted_kernels")
 
 # Largest difference in units of the largest value of an array: float32 in another order; outputs
 # rounded to bfloat16, and gradients computed from states that are (2^-9 each, then summed).
-TOLERANCE = {"float32": 2e-5, "bfloat16": 1e-2}
+TOLERANCE = {"float32": 2e-5, "bfloat16": 2e-2}
 DTYPES, KINDS = ("float32", "bfloat16"), ("real", "complex")
 # (b, t, c): one step, one channel and one row; a few steps; three blocks of 16 of which the last is
 # padded, or 24 with padding shared; more channels than the lanes of a register.
