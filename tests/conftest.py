@@ -65,6 +65,16 @@ def all_optimizations():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture
+def interpreted_kernels(monkeypatch):
+    """Lets kernels run here, as plain programs; they compile faster without unrolled loops."""
+    from poolformer_jax.ops import scan_pallas_tpu
+
+    monkeypatch.setattr(scan_pallas_tpu, "interpret_kernels", lambda: True)
+    monkeypatch.setattr(scan_pallas_tpu, "STEPS_UNROLLED", 1)
+    monkeypatch.setattr(scan_pallas_tpu, "TILES_UNROLLED", 1)
+
+
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
     """A configuration of 80 / 20 / 20 spoken digits, built once per session; to read only."""

@@ -6,10 +6,10 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from poolformer_jax import interruption, own_files
-from poolformer_jax.config_checks import MAX_INT, check_batch, check_range
+from poolformer_jax.config_checks import MAX_INT, Platform, check_batch, check_range
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.hosts import Distributed, agree, errors_of_all, run_facts
@@ -107,10 +107,10 @@ def evaluate_likelihood(
         name_variant,
         write_likelihood,
     )
-    from poolformer_jax.experiment.environment import on_this_machine
     from poolformer_jax.experiment.restore import restore_params
 
-    mesh, model = sharding.make_mesh(devices), on_this_machine(experiment.model).build()
+    mesh = sharding.make_mesh(devices)
+    model = experiment.model.on_platform(cast(Platform, jax.default_backend())).build()
     training_length = trained.data.training_length
     with errors_of_all(distributed):
         if chunk_length is None:

@@ -76,15 +76,14 @@ def train(
         choose_chunk_length,
         make_likelihood_evaluator,
     )
-    from poolformer_jax.experiment.environment import on_this_machine, record_start
+    from poolformer_jax.experiment.environment import record_start
     from poolformer_jax.models.sequence_model import count_params
     from poolformer_jax.training.loop import train as run_loop
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
 
     mesh = sharding.make_mesh(devices)
-    data, config = experiment.data, experiment.train
-    model = on_this_machine(experiment.model).build()
+    data, config, model = experiment.data, experiment.train, experiment.model.build()
 
     def train_data(start_example):
         share = sharding.share_of_batch(config.batch_size)
@@ -94,6 +93,12 @@ def train(
         if distributed and jax.process_index() == 0:
             lock = take_lock(workdir)
         parts = config.grad_accum_steps
+        here = jax.default_backend()
+        if experiment.model.platform != here:
+            raise ValueError(
+                f"config.model.platform is {experiment.model.platform!r}, but JAX runs on {here!r} "
+                f"here; set --config.model.platform={here}, or find out why it does"
+            )
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
         splits = open_splits(data)

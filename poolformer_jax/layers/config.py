@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from poolformer_jax.config_checks import (
     Platform,
@@ -53,6 +53,11 @@ class ExecutionConfig:
                 f"scan {self.scan!r} is a kernel for platform {KERNEL_PLATFORMS[self.scan]!r}, but "
                 f"platform is {self.platform!r}; use scan 'auto', 'associative' or 'sequential'"
             )
+
+    def on_platform(self, platform: Platform) -> Self:
+        """The same for another platform; a kernel that it does not have gives way to `auto`."""
+        has_scan = KERNEL_PLATFORMS.get(self.scan, platform) == platform
+        return dataclasses.replace(self, platform=platform, scan=self.scan if has_scan else "auto")
 
 
 EXECUTION_FIELDS = frozenset({"scan", "platform", "remat"})

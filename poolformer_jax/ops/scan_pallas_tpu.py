@@ -45,7 +45,7 @@ BLOCK_BYTES = 12 * 2**20
 MAX_BLOCK = 1024
 # Steps of a piece, and tiles of rows, in the body of a loop: enough to hide latency, and still code
 # that compiles in seconds.
-STEPS_UNROLLED, TILES_UNROLLED = 5, 5
+STEPS_UNROLLED, TILES_UNROLLED = 10, 10
 
 Kind = Literal["block", "tile_before", "row", "parameter"]
 
@@ -84,6 +84,7 @@ def _scan_forward(interpret, a, x, h0):
         [*_padded_by_one(a), *((plane, 0.0) for plane in planes)],
         [],
         side_by_side(h0),
+        name="scan_forward",
         layout=Layout.of(planes[0].shape, dtypes),
         states=[(1, plane.dtype) for plane in planes],
         interpret=interpret,
@@ -98,7 +99,7 @@ def _scan_backward(interpret, residuals, cotangents):
     structure, count = jax.tree.structure(a), len(jax.tree.leaves(a))
     outputs = jax.tree.leaves((a, dh))
     gradients, _, dh0 = run_backward(
-        lambda *read: from_planes(read),
+        lambda *read: (from_planes(read),),
         lambda *read: ([multiply(read[-2], conjugate(read[-1])), read[-2]], []),
         _padded_by_one(a),
         [],
@@ -106,6 +107,7 @@ def _scan_backward(interpret, residuals, cotangents):
         side_by_side(h0),
         jax.tree.leaves(dh),
         side_by_side(dh_last),
+        name="scan_backward",
         layout=Layout.of(
             outputs[0].shape, [plane.dtype for plane in [*outputs, *jax.tree.leaves((a, h))]]
         ),
@@ -139,6 +141,7 @@ def run_forward(
     parameters: Sequence[Array],
     h0: Array,
     *,
+    name: str,
     layout: Layout,
     states: Sequence[tuple[int, DTypeLike]],
     interpret: bool,
@@ -151,6 +154,7 @@ def run_forward(
         the state as it is.
       parameters: [c], in float32.
       h0: State before the first step [b, k c] in float32.
+      name: Of the kernel, as profiles show it.
       layout: Blocks.
       states: Number of planes and type of each array that the states are written to.
       interpret: See `scan`.
@@ -178,6 +182,7 @@ def run_forward(
 
     h, (h_last,) = _call(
         kernel,
+        name,
         layout,
         [
             ("block", [layout.pad(array, fill) for array, fill in sequences]),
@@ -185,14 +190,14 @@ def run_forward(
             ("row", [layout.pad(h0[:, None])]),
         ],
         [("block", states), ("row", [(planes, jnp.float32)])],
-        planes=planes,
+        scratch=(planes, planes),
         interpret=interpret,
     )
     return h, h_last[:, 0]
 
 
 def run_backward(
-    decay: Callable[..., Any],
+    decay: Callable[..., tuple[Any, ...]],
     finish: Callable[..., tuple[Any, list[Array]]],
     sequences: Sequence[tuple[Array, float]],
     parameters: Sequence[Array],
@@ -201,24 +206,30 @@ def run_backward(
     cotangents: Sequence[Array],
     dh_last: Array,
     *,
+    name: str,
     layout: Layout,
     gradients: Sequence[tuple[int, DTypeLike]],
+    kept: int = 0,
     interpret: bool,
 ) -> tuple[list[Array], list[Array], Array]:
     """Computes the gradients of a recurrence.
 
     Args:
-      decay: From tiles of all planes of the sequences, and from the parameters, to a.
-      finish: From what `decay` has and then (conj(a_t), the gradient g_t of x_t, h_{t-1}), to
-        (tiles of the gradients, terms whose sums over time are the parameters' gradients).
+      decay: From tiles of all planes of the sequences, and from the parameters, to a, and to tiles
+        to keep for `finish`.
+      finish: From what `decay` has and then (conj(a_t), the gradient g_t of x_t, h_{t-1}, what was
+        kept), to (tiles of the gradients, terms whose sums over time are the parameters'
+        gradients).
       sequences: As in `run_forward`.
       parameters: As there.
       states: What `run_forward` returned.
       h0: State before the first step.
       cotangents: Of the states.
       dh_last: Of the last state.
+      name: Of the kernel, as profiles show it.
       layout: Blocks.
       gradients: Number of planes and type of each array that the gradients are written to.
+      kept: Number of tiles that `decay` keeps.
       interpret: See `scan`.
 
     Returns:
@@ -229,7 +240,7 @@ def run_backward(
 
     def kernel(
         sequences, parameters, states, tiles_before, h0, cotangents, dh_last,
-        gradients, sums, dh0, carry, a_tiles, g_tiles,
+        gradients, sums, dh0, carry, a_tiles, g_tiles, kept_tiles,
     ):  # fmt: skip
         view = _View(layout)
         constants = view.read(parameters)
@@ -240,7 +251,9 @@ def run_backward(
             view.write(sums, [jnp.zeros((1, LANES), jnp.float32)] * len(sums))
 
         def read_tile(rows):
-            _store(a_tiles, rows, conjugate(decay(*view.read(sequences, rows), *constants)))
+            a, *keep = decay(*view.read(sequences, rows), *constants)
+            _store(a_tiles, rows, conjugate(a))
+            _store(kept_tiles, rows, keep)
             _store(g_tiles, rows, from_planes(view.read(cotangents, rows)))
 
         view.for_tiles(read_tile)
@@ -262,6 +275,7 @@ def run_backward(
                 _load(a_tiles, rows),
                 _load(g_tiles, rows),
                 from_planes(h_before),
+                *(tile[rows, :] for tile in kept_tiles),
             )
             view.write(gradients, tiles, rows)
             return [plane[layout.tile - 1 :] for plane in h], add(totals, terms)
@@ -277,6 +291,7 @@ def run_backward(
     padded = [layout.pad(array) for array in states]
     outputs, sums, (dh0,) = _call(
         kernel,
+        name,
         layout,
         [
             ("block", [layout.pad(array, fill) for array, fill in sequences]),
@@ -292,7 +307,7 @@ def run_backward(
             ("row", [(1, jnp.float32)] * len(parameters)),
             ("row", [(planes, jnp.float32)]),
         ],
-        planes=planes,
+        scratch=(planes, planes, kept),
         reverse=True,
         interpret=interpret,
     )
@@ -378,19 +393,20 @@ def _block_length(time: int, tile: int, most: int) -> int:
 
 def _call(
     kernel: Callable[..., None],
+    name: str,
     layout: Layout,
     inputs: Sequence[tuple[Kind, Sequence[Array]]],
     outputs: Sequence[tuple[Kind, Sequence[tuple[int, DTypeLike]]]],
     *,
-    planes: int,
+    scratch: tuple[int, ...],
     reverse: bool = False,
     interpret: bool,
 ) -> Any:
     """Runs a kernel over (rows of the batch, blocks of time, groups of 128 channels).
 
     It is called with a list of references for each group of inputs and of outputs, and then with
-    scratch: the state that is carried [1, k c], and a block of a_t and one of x_t as lists of
-    planes of 128 channels. Only such narrow float32 arrays can be read with a stride.
+    scratch: the state that is carried [1, k c], and lists of blocks of 128 channels, first for a_t
+    and x_t. Only such narrow float32 arrays can be read with a stride.
     """
     b, blocks, width = layout.batch, layout.blocks, layout.width
 
@@ -419,7 +435,7 @@ def _call(
     arrays = [list(group) for _, group in inputs]
     shapes = [[shape(kind, *output) for output in group] for kind, group in outputs]
     moved = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves((arrays, shapes)))
-    tiles = [pltpu.VMEM((layout.block, LANES), jnp.float32)] * planes
+    tile = pltpu.VMEM((layout.block, LANES), jnp.float32)
     results = pl.pallas_call(
         kernel,
         grid=(b, blocks, width // LANES),
@@ -429,7 +445,10 @@ def _call(
             for (kind, _), group in zip(outputs, shapes, strict=True)
         ],
         out_shape=shapes,
-        scratch_shapes=[pltpu.VMEM((1, planes * width), jnp.float32), tiles, tiles],
+        scratch_shapes=[
+            pltpu.VMEM((1, scratch[0] * width), jnp.float32),
+            *([tile] * count for count in scratch),
+        ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary")
         ),
@@ -439,6 +458,7 @@ def _call(
             bytes_accessed=moved,
         ),
         interpret=interpret,
+        name=name,
     )(*arrays)
     return [[layout.trim(array) for array in group] for group in results]
 

@@ -203,6 +203,6 @@ def test_no_steps_is_an_error():
 def test_auto_follows_the_named_platform():
     assert choose_implementation("auto", "cpu") == "sequential"
     assert choose_implementation("auto", "gpu") == "associative"
-    assert choose_implementation("auto", "tpu") == "associative"
+    assert choose_implementation("auto", "tpu") == "fused"
     for name in IMPLEMENTATIONS:
         assert choose_implementation(name, "cpu") == choose_implementation(name, "tpu") == name

@@ -42,6 +42,10 @@ def build(config_type=PoolformerConfig, **options):
         ({"pool_groups": "all"}, r"pool_groups is 'all'; it must be int or None"),
         ({"norm": "batch"}, r"norm is 'batch'; it must be 'layer_norm' or 'rms_norm' or 'none'"),
         ({"scan": "parallel"}, r"scan is 'parallel'; it must be .*'auto'"),
+        (
+            {"scan": "fused", "platform": "gpu"},
+            r"'fused' is a kernel for .*'tpu'.*'gpu'; use",
+        ),
         ({"dtype": "float16"}, r"dtype is 'float16'; it must be 'float32' or 'bfloat16'"),
     ],
 )

@@ -38,7 +38,11 @@ class Run:
 def run(request):
     """Logits and gradients from one program: compiling it takes nearly all of the time."""
     golden = read_golden(request.param)
-    model = golden.config.build()
+    return run_model(golden, golden.config)
+
+
+def run_model(golden, config):
+    model = config.build()
 
     def loss(params):
         logits, _ = model.logits(params, golden.codes)
@@ -101,3 +105,15 @@ def test_golden_gradients(run):
             )
             worst = max(worst, error / scale if scale else 0.0)
     print(f"worst relative gradient error {worst:.1e}")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interpreted_kernels")
+@pytest.mark.parametrize("scan", ["fused", "pallas"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_golden_through_the_kernels(path, scan):
+    golden = read_golden(path)
+    run = run_model(golden, dataclasses.replace(golden.config, scan=scan, platform="tpu"))
+    test_golden_logits(run)
+    test_golden_loss(run)
+    test_golden_gradients(run)
