@@ -32,7 +32,7 @@ ALLOWED_ROOMS = {
     "sharding": set(),
     "aot": set(),
     "audio": {"files"},
-    "ops": {"typing", "config_checks"},
+    "ops": {"typing", "config_checks", "sharding"},
     "layers": {"typing", "config_checks", "ops"},
     "models": BELOW_MODELS,
     "data": GROUND | {"audio"},

@@ -56,34 +56,31 @@ class LRU(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], state: RealOrPlanes
     ) -> tuple[Float[Array, "b t d"], RealOrPlanes]:
-        execution = self.execution
-        project = nn.Dense(
-            self.config.recurrent_width, dtype=execution.dtype, name="input_projection"
-        )
-        u = project(x).astype(jnp.float32)
-        log_a, phase, gate = self.coefficients(u)
-        features, last = normalized_recurrence(
-            u,
-            log_a,
-            phase=phase,
-            gate=gate,
-            h0=state,
-            implementation=choose_implementation(execution.scan, execution.platform),
-        )
-        project = nn.Dense(x.shape[-1], dtype=execution.dtype, name="output_projection")
+        config, dtype = self.config, self.execution.dtype
+        project = nn.Dense(config.recurrent_width, dtype=dtype, name="input_projection")
+        features, last = self.recur(project(x), state)
+        project = nn.Dense(x.shape[-1], dtype=dtype, name="output_projection")
         return project(features), last
 
-    def coefficients(
-        self, u: Float[Array, "b t e"]
-    ) -> tuple[Float[Array, "b t c"], Float[Array, "b t c"] | None, Float[Array, "b t c"] | None]:
-        """Returns log|a|, the phase if complex, and the input gate if there is one."""
+    def recur(
+        self, u: Float[Array, "b t e"], state: RealOrPlanes
+    ) -> tuple[Float[Array, "b t e"], RealOrPlanes]:
+        """Runs the recurrence: from u and the state before it to (states, last state)."""
+        execution = self.execution
         decay, theta = self.decay_and_theta()
 
         def at_every_step(value: Float[Array, " c"]) -> Float[Array, "b t c"]:
             return jnp.broadcast_to(value, (*u.shape[:2], self.config.num_channels))
 
-        phase = None if theta is None else at_every_step(theta)
-        return at_every_step(-jax.nn.softplus(decay)), phase, None
+        features, last = normalized_recurrence(
+            u.astype(jnp.float32),
+            at_every_step(-jax.nn.softplus(decay)),
+            phase=None if theta is None else at_every_step(theta),
+            gate=None,
+            h0=state,
+            implementation=choose_implementation(execution.scan, execution.platform),
+        )
+        return features.astype(u.dtype), last
 
     def decay_and_theta(self) -> tuple[Float[Array, " c"], Float[Array, " c"] | None]:
         """The parameters Lambda and, if complex, theta."""

@@ -135,10 +135,12 @@ def test_bfloat16_activations_keep_a_float32_state(case):
     # bfloat16 rounds x, the weights and the output, each to 8 bits, at a scale of about 4.
     np.testing.assert_allclose(np.float32(y), expected, atol=0.1)
 
-    # With an input of the recurrence that bfloat16 can hold, gates and state are those of float32.
-    kernel, bias = (case.params["input_projection"][name] for name in ("kernel", "bias"))
-    projection = {"kernel": jnp.zeros_like(kernel), "bias": jnp.ones_like(bias)}
-    params = case.params | {"input_projection": projection}
+    # With linear maps that bfloat16 can hold, sigmoids, decays and state are those of float32.
+    params = dict(case.params)
+    for name in {"input_projection", "input_gate", "recurrence_gate"} & params.keys():
+        kernel, bias = (params[name][part] for part in ("kernel", "bias"))
+        bias = jnp.round(8 * bias) / 8 if "gate" in name else jnp.ones_like(bias)
+        params[name] = {"kernel": jnp.zeros_like(kernel), "bias": bias}
     _, last = jax.jit(mixer.apply)({"params": params}, jnp.bfloat16(X), case.start)
     _, expected = oracle.mix(case.config, params, np.float64(X))
     np.testing.assert_allclose(as_complex(last), expected, atol=5e-6)

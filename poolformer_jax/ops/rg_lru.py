@@ -1,0 +1,55 @@
+"""The gates, the normalisation and the recurrence of an RG-LRU, behind one entry."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from poolformer_jax.ops.recurrence import normalized_recurrence
+from poolformer_jax.ops.scan import ScanImplementation
+from poolformer_jax.typing import RealOrPlanes
+
+
+def rg_lru(
+    u: Float[Array, "b t e"],
+    gate_x: Float[Array, "b t c"],
+    gate_a: Float[Array, "b t c"],
+    *,
+    log_decay: Float[Array, " c"],
+    theta: Float[Array, " c"] | None,
+    h0: RealOrPlanes,
+    implementation: ScanImplementation,
+) -> tuple[Float[Array, "b t e"], RealOrPlanes]:
+    """Computes h_t = a_t h_{t-1} + sqrt(1 - |a_t|^2) i_t u_t with gates i_t and r_t.
+
+        i_t = sigmoid(gate_x_t),   r_t = sigmoid(gate_a_t),   log a_t = r_t (log_decay + j theta)
+
+    Arithmetic and state are float32, whatever the type of the arrays.
+
+    Args:
+      u: Input; if complex, the first half of its columns is the real plane, the second half the
+        imaginary one.
+      gate_x: Input gate before its sigmoid.
+      gate_a: Recurrence gate before its sigmoid.
+      log_decay: log|a| where the recurrence gate is open, negative.
+      theta: Phase of a there, in radians; None for a real recurrence, c = e.
+      h0: State before the first step, as `Planes` if complex.
+      implementation: See `linear_scan`.
+
+    Returns:
+      (all states, planes side by side as in u, of u's type; the last state in float32).
+
+    Source: De et al. 2024, arXiv:2402.19427, eqs. 1 to 4; Gallo Fernandez 2025, arXiv:2510.02206.
+    """
+    r = jax.nn.sigmoid(gate_a.astype(jnp.float32))
+    h, h_last = normalized_recurrence(
+        u.astype(jnp.float32),
+        r * log_decay[None, None],
+        phase=None if theta is None else r * theta[None, None],
+        gate=jax.nn.sigmoid(gate_x.astype(jnp.float32)),
+        h0=h0,
+        implementation=implementation,
+    )
+    return h.astype(u.dtype), h_last
