@@ -7,7 +7,7 @@ from poolformer_jax import sharding
 from poolformer_jax.aot.chips import chip_of, describe_topology
 from poolformer_jax.aot.report import read_program
 from poolformer_jax.experiment.configuration import make_experiment
-from poolformer_jax.experiment.lowering import trace_train_step
+from poolformer_jax.experiment.lowering import Programs
 from poolformer_jax.models.sequence_model import count_params
 
 pytestmark = pytest.mark.tpu_backend
@@ -19,7 +19,9 @@ def test_digits_step_compiles_for_v5e_2x2(tpu_compiler):
     experiment = make_experiment(config)
     mesh = sharding.make_mesh(describe_topology("v5e:2x2"))
     assert mesh.size == 4
-    report = read_program(trace_train_step(experiment, mesh).lower().compile(), chip_of("v5e:2x2"))
+    report = read_program(
+        Programs(experiment, mesh).trace_train_step().lower().compile(), chip_of("v5e:2x2")
+    )
     print(report)
     # A quarter of the batch per chip. Measured 93 MB; the rest is for other compilers.
     assert report.temp_bytes <= 110e6
