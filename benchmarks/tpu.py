@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -60,10 +61,19 @@ def consumer_rows(consumers: Iterable[Consumer], total: int) -> list[dict[str, A
     return [
         {
             "operation": consumer.operation,
-            "source": consumer.source,
+            "source": shorten(consumer.source),
             "runs": consumer.count,
             "HBM, MB": consumer.hbm_bytes / 1e6,
             "share": f"{consumer.hbm_bytes / total:.1%}",
         }
         for consumer in consumers
     ]
+
+
+def shorten(source: str) -> str:
+    """The path of a traced operation without what says nothing about where it is from."""
+    path = re.sub(r"\btranspose\(jvp\((\w*)\)\)", "backward", source)
+    path = re.sub(r"\bjvp\((\w*)\)", "forward", path)
+    path = re.sub(r"rematted_computation", "recomputed", path)
+    dropped = r"jit\(\w+\)|while|body|closed_call|checkpoint|layers|\w+\._merge|\w+\.recur"
+    return "/".join(part for part in path.split("/") if not re.fullmatch(dropped, part))

@@ -110,6 +110,7 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
     steps: dict[Cell, Callable[[], float]] = {}
     temporaries: dict[Cell, float] = {}
     rows: dict[Cell, dict[str, Any]] = {}
+    inits: dict[str, Any] = {}
     for (name, length), experiment in experiments.items():
         programs = Programs(experiment, mesh)
         step = programs.trace_train_step().lower().compile()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks.side_by_side import in_turns, markdown, medians, publish, seconds_of
+from benchmarks.tpu import shorten
 from benchmarks.train_step import fit_exponent
 
 
@@ -46,6 +47,15 @@ def test_tables_are_written_with_their_command(tmp_path, capsys):
     text = (tmp_path / "new/name.md").read_text()
     assert "| 1 |" in text and "None" not in text and content["command"] in text
     assert "### Some" in capsys.readouterr().out
+
+
+def test_sources_are_shortened():
+    path = "jit(train_step)/transpose(jvp(Network))/backbone/pre/while/body/closed_call/layers/"
+    assert shorten(path + "checkpoint/mixer/rg_lru/rg_lru.recur/dot_general") == (
+        "backward/backbone/pre/mixer/rg_lru/dot_general"
+    )
+    assert shorten("jit(f)/jvp(Network)/head/dot_general") == "forward/head/dot_general"
+    assert shorten("") == ""
 
 
 def test_exponents_are_fitted():
