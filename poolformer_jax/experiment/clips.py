@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +13,9 @@ from jaxtyping import Int, Int16
 
 from poolformer_jax import sharding
 from poolformer_jax.audio.codec import decode
-from poolformer_jax.config_checks import Platform
 from poolformer_jax.experiment.conditions import check_amount
 from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.environment import on_this_machine
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.models.sequence_model import SequenceModel
 from poolformer_jax.ops.draw import Draw
@@ -75,5 +75,4 @@ def draw_clips(
 
 def drawing_model(experiment: Experiment) -> SequenceModel:
     """The model of an experiment as it draws: in float32, on whatever JAX runs on."""
-    platform = cast(Platform, jax.default_backend())
-    return dataclasses.replace(experiment.model, dtype="float32", platform=platform).build()
+    return dataclasses.replace(on_this_machine(experiment.model), dtype="float32").build()

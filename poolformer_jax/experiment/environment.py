@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
 import pathlib
 import platform
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 from jax.sharding import Mesh
 
 import poolformer_jax
 from poolformer_jax import own_files
+from poolformer_jax.config_checks import Platform
 from poolformer_jax.experiment.configuration import Sections
 from poolformer_jax.experiment.workdir import CONFIG_FILE, RUN_FILES, write_experiment
 from poolformer_jax.files import write_json
+from poolformer_jax.layers.config import KERNEL_PLATFORMS
+from poolformer_jax.models.config import SequenceModelConfig
 
 _LOG = logging.getLogger(__name__)
+AnyModelConfig = TypeVar("AnyModelConfig", bound=SequenceModelConfig)
 
 PACKAGES = (
     "jax",
@@ -31,6 +36,26 @@ PACKAGES = (
     "tensorflow-datasets",
     "numpy",
 )
+
+
+def on_this_machine(model: AnyModelConfig) -> AnyModelConfig:
+    """The configuration for the platform that JAX runs on, whatever platform it names.
+
+    A run that began on a TPU is evaluated on a CPU, and kernels of a TPU are chosen for it alone.
+    """
+    here = cast(Platform, jax.default_backend())
+    if here == model.platform:
+        return model
+    scan = "auto" if KERNEL_PLATFORMS.get(model.scan, here) != here else model.scan
+    if jax.process_index() == 0:
+        chosen = f", with scan={scan!r} in place of {model.scan!r}" if scan != model.scan else ""
+        _LOG.warning(
+            "config.model.platform is %r but JAX runs on %r: compiled for the latter%s",
+            model.platform,
+            here,
+            chosen,
+        )
+    return dataclasses.replace(model, platform=here, scan=scan)
 
 
 def record_start(

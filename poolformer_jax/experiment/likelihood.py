@@ -107,9 +107,10 @@ def evaluate_likelihood(
         name_variant,
         write_likelihood,
     )
+    from poolformer_jax.experiment.environment import on_this_machine
     from poolformer_jax.experiment.restore import restore_params
 
-    mesh, model = sharding.make_mesh(devices), experiment.model.build()
+    mesh, model = sharding.make_mesh(devices), on_this_machine(experiment.model).build()
     training_length = trained.data.training_length
     with errors_of_all(distributed):
         if chunk_length is None:

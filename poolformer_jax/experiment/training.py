@@ -76,14 +76,15 @@ def train(
         choose_chunk_length,
         make_likelihood_evaluator,
     )
-    from poolformer_jax.experiment.environment import record_start
+    from poolformer_jax.experiment.environment import on_this_machine, record_start
     from poolformer_jax.models.sequence_model import count_params
     from poolformer_jax.training.loop import train as run_loop
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
 
     mesh = sharding.make_mesh(devices)
-    data, config, model = experiment.data, experiment.train, experiment.model.build()
+    data, config = experiment.data, experiment.train
+    model = on_this_machine(experiment.model).build()
 
     def train_data(start_example):
         share = sharding.share_of_batch(config.batch_size)
@@ -111,13 +112,6 @@ def train(
             mesh=mesh,
             changes=changes,
         )
-        if jax.default_backend() != experiment.model.platform:
-            _LOG.warning(
-                "config.model.platform is %r but JAX runs on %r: scan='auto' is chosen for the "
-                "former",
-                experiment.model.platform,
-                jax.default_backend(),
-            )
 
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the workdir is ready")

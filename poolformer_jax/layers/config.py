@@ -19,6 +19,9 @@ from poolformer_jax.config_checks import (
 if TYPE_CHECKING:
     from poolformer_jax.layers.mixer import Mixer
 
+KERNEL_PLATFORMS: Mapping[str, Platform] = {"pallas": "tpu", "fused": "tpu"}
+"""Values of `scan` that are kernels for one platform."""
+
 EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
 RematPolicy = Literal["none", "block", "half_block"]
 NormKind = Literal["layer_norm", "rms_norm", "none"]
@@ -30,7 +33,8 @@ class ExecutionConfig:
 
     Attributes:
       dtype: Type of the activations; parameters and recurrence are float32.
-      scan: Implementation of linear recurrences; `auto` follows `platform`.
+      scan: Implementation of linear recurrences; `auto` follows `platform`. On TPU `fused` is a
+        kernel of the gates and the recurrence, `pallas` one of the bare recurrence.
       platform: The platform the program is compiled for.
       remat: What the backward pass recomputes, for less memory and about a third more work: the
         inside of each `block`, which is a mixer block and an MLP block, of each `half_block`, which
@@ -38,9 +42,17 @@ class ExecutionConfig:
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    scan: Literal["associative", "sequential", "auto"] = "auto"
+    scan: Literal["associative", "sequential", "pallas", "fused", "auto"] = "auto"
     platform: Platform = "tpu"
     remat: RematPolicy = "none"
+
+    def __post_init__(self):
+        check_types(self)
+        if KERNEL_PLATFORMS.get(self.scan, self.platform) != self.platform:
+            raise ValueError(
+                f"scan {self.scan!r} is a kernel for platform {KERNEL_PLATFORMS[self.scan]!r}, but "
+                f"platform is {self.platform!r}; use scan 'auto', 'associative' or 'sequential'"
+            )
 
 
 EXECUTION_FIELDS = frozenset({"scan", "platform", "remat"})
@@ -166,6 +178,6 @@ class BlockConfig(ExecutionConfig):
     dropout: float = 0.0
 
     def __post_init__(self):
-        check_types(self)
+        ExecutionConfig.__post_init__(self)
         check_at_least(self, 1, "mlp_expansion")
         check_fraction(self, "dropout")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from poolformer_jax.config_checks import Variant, check_at_least, check_types
+from poolformer_jax.config_checks import Variant, check_at_least
 from poolformer_jax.layers.config import ExecutionConfig
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class SequenceModelConfig(ExecutionConfig, Variant):
     num_classes: int = 0
 
     def __post_init__(self):
-        check_types(self)
+        ExecutionConfig.__post_init__(self)
         check_at_least(self, 1, "num_codes")
         check_at_least(self, 0, "num_classes")
         if not 0 <= self.initial_code < self.num_codes:

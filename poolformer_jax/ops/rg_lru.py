@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from poolformer_jax import sharding
+from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu
 from poolformer_jax.ops.recurrence import normalized_recurrence
 from poolformer_jax.ops.scan import ScanImplementation
 from poolformer_jax.typing import RealOrPlanes
@@ -36,13 +40,21 @@ def rg_lru(
       log_decay: log|a| where the recurrence gate is open, negative.
       theta: Phase of a there, in radians; None for a real recurrence, c = e.
       h0: State before the first step, as `Planes` if complex.
-      implementation: See `linear_scan`.
+      implementation: See `linear_scan`; `fused` computes the gates in the kernel too.
 
     Returns:
       (all states, planes side by side as in u, of u's type; the last state in float32).
 
     Source: De et al. 2024, arXiv:2402.19427, eqs. 1 to 4; Gallo Fernandez 2025, arXiv:2510.02206.
     """
+    if implementation == "fused" and u.shape[1] > 1:
+        interpret = scan_pallas_tpu.interpret_kernels()
+
+        def kernel(rows: Any, parameters: Any) -> Any:
+            u, gate_x, gate_a, h0 = rows
+            return rg_lru_pallas_tpu.rg_lru(u, gate_x, gate_a, *parameters, h0, interpret=interpret)
+
+        return sharding.map_batch(kernel, (u, gate_x, gate_a, h0), (log_decay, theta))
     r = jax.nn.sigmoid(gate_a.astype(jnp.float32))
     h, h_last = normalized_recurrence(
         u.astype(jnp.float32),

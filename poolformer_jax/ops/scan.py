@@ -16,10 +16,13 @@ from typing import Literal, TypeVar, assert_never, cast
 import jax
 import jax.numpy as jnp
 
+from poolformer_jax import sharding
 from poolformer_jax.config_checks import Platform
+from poolformer_jax.ops import scan_pallas_tpu
+from poolformer_jax.ops.planes import add, conjugate, multiply
 from poolformer_jax.typing import Planes, RealOrPlanes
 
-ScanImplementation = Literal["associative", "sequential"]
+ScanImplementation = Literal["associative", "sequential", "pallas", "fused"]
 T = TypeVar("T", bound=RealOrPlanes)
 
 
@@ -28,14 +31,20 @@ def choose_implementation(
 ) -> ScanImplementation:
     """Resolves `auto` for a platform named by the configuration.
 
-    The logarithmic-depth associative scan pays off where thousands of lanes wait for work (TPU,
-    GPU). A CPU is faster with the plain loop, which does half the arithmetic. The platform is an
-    argument, never `jax.devices()`, so that a program can be compiled for a machine that is not
-    there.
+    A TPU has kernels. The logarithmic-depth associative scan pays off where thousands of lanes wait
+    for work (GPU). A CPU is faster with the plain loop, which does half the arithmetic. The
+    platform is an argument, never `jax.devices()`, so that a program can be compiled for a machine
+    that is not there.
     """
     if name != "auto":
         return name
-    return "sequential" if platform == "cpu" else "associative"
+    match platform:
+        case "cpu":
+            return "sequential"
+        case "gpu":
+            return "associative"
+        case "tpu":
+            return "fused"
 
 
 def linear_step(a: T, x: T, h: T) -> T:
@@ -50,7 +59,7 @@ def linear_step(a: T, x: T, h: T) -> T:
       The next state in float32.
     """
     a, x, h = _to_float32(a), _to_float32(x), _to_float32(h)
-    return _add(_multiply(a, h), x)
+    return add(multiply(a, h), x)
 
 
 def linear_scan(
@@ -62,8 +71,9 @@ def linear_scan(
       a: [b, t, c] decay per step, |a| <= 1 (unitless); an array, or `Planes` if complex.
       x: [b, t, c] gated, normalised input, of a's kind.
       h0: [b, c] state before the first step, of a's kind; zeros if None.
-      implementation: `associative` (a tree of depth log t) or `sequential` (a loop). The same
-        result up to rounding; they differ in memory and speed.
+      implementation: `associative` (a tree of depth log t), `sequential` (a loop), or the kernel
+        for TPU (`pallas`; `fused` is the same where there are no gates). The same result up to
+        rounding; they differ in memory and speed.
 
     Returns:
       (all states h [b, t, c] in x's dtype, last state [b, c] in float32).
@@ -94,6 +104,12 @@ def linear_scan(
         first = functools.partial(jax.tree.map, lambda plane: plane[:, 0])
         h_last = linear_step(first(a), first(x), h0)
         return jax.tree.map(lambda plane: plane[:, None].astype(dtype), h_last), h_last
+    if implementation in ("pallas", "fused"):
+
+        def kernel(rows, _):
+            return scan_pallas_tpu.scan(*rows, interpret=scan_pallas_tpu.interpret_kernels())
+
+        return sharding.map_batch(kernel, (a, x, _to_float32(h0)), ())
     h, h_last = _scan(implementation, _to_float32(a), _to_float32(x), _to_float32(h0))
     return jax.tree.map(lambda plane: plane.astype(dtype), h), h_last
 
@@ -116,7 +132,7 @@ def _scan_backward(implementation, residuals, cotangents):
     """
     a, h, h0 = residuals
     dh, dh_last = cotangents
-    a = _conjugate(a)
+    a = conjugate(a)
     a_next = jax.tree.map(lambda p: jnp.pad(p[:, 1:], ((0, 0), (0, 1), (0, 0))), a)
     dh = jax.tree.map(lambda p, last: p.at[:, -1].add(last), dh, dh_last)
     zeros = jax.tree.map(jnp.zeros_like, h0)
@@ -124,13 +140,13 @@ def _scan_backward(implementation, residuals, cotangents):
     h_previous = jax.tree.map(
         lambda first, p: jnp.concatenate([first[:, None], p[:, :-1]], axis=1), h0, h
     )
-    return _multiply(g, _conjugate(h_previous)), g, _multiply(_at(a, 0), _at(g, 0))
+    return multiply(g, conjugate(h_previous)), g, multiply(_at(a, 0), _at(g, 0))
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _run(implementation: ScanImplementation, a, x, h0, *, reverse: bool = False):
+def _run(implementation: Literal["associative", "sequential"], a, x, h0, *, reverse: bool = False):
     match implementation:
         case "associative":
             return _associative(a, x, h0, reverse)
@@ -142,12 +158,12 @@ def _run(implementation: ScanImplementation, a, x, h0, *, reverse: bool = False)
 
 def _associative(a, x, h0, reverse: bool):
     first = -1 if reverse else 0
-    carried = _multiply(_at(a, first), h0)
+    carried = multiply(_at(a, first), h0)
     x = jax.tree.map(lambda p, start: p.at[:, first].add(start), x, carried)
 
     def combine(left, right):
         (a_left, h_left), (a_right, h_right) = left, right
-        return _multiply(a_right, a_left), _add(_multiply(a_right, h_left), h_right)
+        return multiply(a_right, a_left), add(multiply(a_right, h_left), h_right)
 
     return jax.lax.associative_scan(combine, (a, x), axis=1, reverse=reverse)[1]
 
@@ -155,26 +171,12 @@ def _associative(a, x, h0, reverse: bool):
 def _sequential(a, x, h0, reverse: bool):
     def step(h, inputs):
         a_t, x_t = inputs
-        h = _add(_multiply(a_t, h), x_t)
+        h = add(multiply(a_t, h), x_t)
         return h, h
 
     time_major = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1), (a, x))
     _, h = jax.lax.scan(step, h0, time_major, reverse=reverse)
     return jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1), h)
-
-
-def _multiply(a, b):
-    if isinstance(a, Planes):
-        return Planes(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
-    return a * b
-
-
-def _add(a, b):
-    return jax.tree.map(jnp.add, a, b)
-
-
-def _conjugate(a):
-    return Planes(a.real, -a.imag) if isinstance(a, Planes) else a
 
 
 def _at(a, index: int):

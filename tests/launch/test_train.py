@@ -190,7 +190,7 @@ def test_a_start_says_what_has_changed_and_which_platform_the_scan_is_chosen_for
         flags.append(f"--config.train.num_steps={steps}")
         call("train", *train_flags(tmp_path, tiny_config, *flags))
     out = capsys.readouterr().out
-    assert "warning: config.model.platform is 'tpu' but JAX runs on 'cpu': scan='auto' is" in out
+    assert "warning: config.model.platform is 'tpu' but JAX runs on 'cpu': compiled for the" in out
     assert "changed since the last start: train.num_steps: 1 -> 2" in out
     assert "resuming from the checkpoint of step 1" in out
     call("train", *train_flags(tmp_path, tiny_config, *flags, "--restart"))
