@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import numpy as np
 from absl import flags
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from benchmarks.side_by_side import define_rounds, in_turns, medians
 from launch import command_line
 from poolformer_jax.audio.codec import NUM_CODES
 from poolformer_jax.audio.wav import write_wav
@@ -41,9 +41,7 @@ _FLAGS = flags.FlagValues()
 _CLIPS = flags.DEFINE_integer(
     "clips", 4_096, "Training clips, 32 kB each.", lower_bound=64, flag_values=_FLAGS
 )
-_ROUNDS = flags.DEFINE_integer(
-    "rounds", 5, "Turns; their median counts.", lower_bound=1, flag_values=_FLAGS
-)
+_ROUNDS = define_rounds(_FLAGS)
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "Clips in a batch.", lower_bound=1, flag_values=_FLAGS
 )
@@ -70,14 +68,10 @@ def main(argv):
         for codec in NUM_CODES:
             coded = dataclasses.replace(config, codec=codec)
             ways[f"train_batches, {codec}"] = functools.partial(_speed_of_batches, source, coded)
-        speeds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(_ROUNDS.value):
-            for name, measure in ways.items():
-                speeds[name].append(measure())
-    bare = statistics.median(speeds["ArrayRecord, bare records"])
+        speeds = medians(in_turns(ways, _ROUNDS.value))
+    bare = speeds["ArrayRecord, bare records"]
     print(f"\n{len(source):,} clips of {SAMPLE_RATE:,} samples, batches of {_BATCH_SIZE.value}")
-    for name, values in speeds.items():
-        speed = statistics.median(values)
+    for name, speed in speeds.items():
         print(f"{name:28} {speed:8,.0f} clips/s   {speed / bare:.2f} x bare reading")
 
 

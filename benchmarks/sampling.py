@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from benchmarks.side_by_side import define_rounds, in_turns, medians, seconds_of
 from launch import command_line
 from poolformer_jax.config_checks import Platform
 from poolformer_jax.experiment.configuration import Experiment, make_experiment
@@ -42,16 +42,14 @@ _MODELS = flags.DEFINE_list(
     "models", ["baseline", "digits"], "Which of these to measure.", flag_values=_FLAGS
 )
 _BATCHES = flags.DEFINE_list("batches", ["1", "8", "64"], "Clips side by side.", flag_values=_FLAGS)
-_ROUNDS = flags.DEFINE_integer(
-    "rounds", 5, "Turns; their median counts.", lower_bound=1, flag_values=_FLAGS
-)
+_ROUNDS = define_rounds(_FLAGS)
 _SECONDS = flags.DEFINE_float(
     "seconds", 1.0, "About how long each way runs in a turn.", flag_values=_FLAGS
 )
 
 _CLIP = 1_600  # Samples of the clip that is run as a whole.
 
-Way = Callable[[], int]
+Way = Callable[[], float]
 """Does some work; returns how many samples of each clip it drew."""
 
 
@@ -93,14 +91,14 @@ def _measure(model: Any, params: Any, batch: int) -> float:
         start = time.perf_counter()
         way()
         compilation[name] = time.perf_counter() - start
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(_ROUNDS.value):
-        for name, way in ways.items():
-            start, drawn = time.perf_counter(), 0.0
-            while time.perf_counter() - start < _SECONDS.value:
-                drawn += way()
-            speeds[name].append(batch * drawn / (time.perf_counter() - start))
-    median = {name: statistics.median(values) for name, values in speeds.items()}
+
+    def speed_of(way: Way) -> float:
+        return batch * way() / seconds_of(way, _SECONDS.value)
+
+    speeds = in_turns(
+        {name: functools.partial(speed_of, way) for name, way in ways.items()}, _ROUNDS.value
+    )
+    median = medians(speeds)
     stepping, spread = median["stepping"], speeds["stepping"]
     others = " ".join(
         f"{median[name]:>10,.1f} ({stepping / median[name]:>6,.0f} x)"
@@ -187,12 +185,8 @@ def _print_weight_traffic(config: Any, params: Any, steps: list[float]) -> None:
 
     weights = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])
     read = jax.jit(jnp.sum)
-    rates = []
-    for _ in range(50):
-        start = time.perf_counter()
-        read(weights).block_until_ready()
-        rates.append(weights.nbytes / (time.perf_counter() - start))
-    sum_rate = statistics.median(rates)
+    read_all = {"sum": lambda: seconds_of(lambda: read(weights).block_until_ready())}
+    sum_rate = weights.nbytes / medians(in_turns(read_all, 50))["sum"]
     traffic = ", ".join(f"{needed * rate / 1e9:.1f}" for rate in steps)
     print(
         f"a step reads {needed / 1e6:.1f} of {weights.nbytes / 1e6:.1f} MB of weights on average: "

@@ -88,3 +88,16 @@ def tiny_config(tmp_path_factory):
     config = DataConfig(name="digits_tiny", data_dir=str(folder / "data"))
     open_splits(config)["train"]
     return config
+
+
+@pytest.fixture
+def tpu_compiler(all_optimizations):
+    """Lets a test compile for TPU topologies, in this process."""
+    pytest.importorskip("libtpu", reason="needs libtpu: pip install -e '.[tpu]'")
+    from poolformer_jax.aot.chips import prepare_environment
+
+    prepare_environment()
+    # What was compiled for a machine that is not there cannot be loaded again.
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)

@@ -30,6 +30,7 @@ ALLOWED_ROOMS = {
     "interruption": set(),
     "lock": {"disk_full"},
     "sharding": set(),
+    "aot": set(),
     "audio": {"files"},
     "ops": {"typing", "config_checks", "sharding"},
     "layers": {"typing", "config_checks", "ops"},
@@ -41,12 +42,13 @@ ALLOWED_ROOMS = {
     "evals": BELOW_MODELS | {"models", "data", "sampling", "classifier"},
     "pages": GROUND | {"audio", "data", "training", "sampling", "classifier", "evals"},
     "experiment": BELOW_MODELS
-    | {"models", "data", "training", "sampling", "classifier", "evals", "pages"},
+    | {"aot", "models", "data", "training", "sampling", "classifier", "evals", "pages"},
 }
 
 # Room -> the only third-party packages it may import; rooms not named here are free.
 ALLOWED_PACKAGES = {
     "typing": {"jax", "jaxtyping", "numpy"},
+    "aot": {"jax", "jaxlib", "numpy"},
     "audio": {"jaxtyping", "numpy"},
     "ops": {"jax", "jaxtyping", "numpy"},
 }
