@@ -50,8 +50,11 @@ def rg_lru(
     if implementation == "fused" and u.shape[1] > 1:
 
         def kernel(rows: Any, parameters: Any) -> Any:
-            (*inputs, h0), interpret = rows, scan_pallas_tpu.interpret_kernels()
-            return rg_lru_pallas_tpu.rg_lru(*inputs, *parameters, h0, interpret=interpret)
+            (u, gate_x, gate_a, h0), (log_decay, theta) = rows, parameters
+            interpret = scan_pallas_tpu.interpret_kernels()
+            return rg_lru_pallas_tpu.rg_lru(
+                u, gate_x, gate_a, log_decay, theta, h0, interpret=interpret
+            )
 
         return sharding.map_batch(kernel, (u, gate_x, gate_a, h0), (log_decay, theta))
     r = jax.nn.sigmoid(gate_a.astype(jnp.float32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,8 +133,8 @@ def _prepare(planes: int, *read):
 
 def _finish(planes: int, *read):
     """From what is read of a step, conj(a_t), g_t, h_{t-1} and what was kept to the gradients."""
-    *read, a_conjugate, g, h_before, log_a, r = read
-    u, (gate_x, _, *parameters) = from_planes(read[:planes]), read[planes:]
+    u, (gate_x, _, *parameters) = from_planes(read[:planes]), read[planes:-5]
+    a_conjugate, g, h_before, log_a, r = read[-5:]
     i, squared = _sigmoid(gate_x), _squared(a_conjugate)
     root, slope = _root(log_a, squared)
     drive = i * root
@@ -187,10 +187,11 @@ def _phasor(phase: Array) -> Planes:
 
 def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     """Lowest power first."""
-    *rest, y = coefficients
+    *rest, second, first = coefficients
+    y = x * first + second
     for coefficient in reversed(rest):
         y = y * x + coefficient
-    return cast(Array, y)
+    return y
 
 
 def _squared(a: Any) -> Array:
