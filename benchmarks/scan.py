@@ -100,7 +100,7 @@ def implementations_of(function: str) -> list[str]:
 def _arrays(function: str, shape: tuple[int, ...], dtype: str) -> list[jax.ShapeDtypeStruct]:
     """Descriptions of the inputs, followed by the gradients of the states."""
     b, t, c = shape
-    widths = [c] * 6 if function == "linear_scan" else [2 * c, c, c, 2 * c]
+    widths = [c] * 6 if function == "linear_scan" else [2 * c, 2 * c, 2 * c]
     return [jax.ShapeDtypeStruct((b, t, width), jnp.dtype(dtype)) for width in widths]
 
 
@@ -114,13 +114,12 @@ def _program(function: str, implementation: Any, backward: bool) -> Callable[...
                 Planes(real, imag), Planes(x_real, x_imag), implementation=implementation
             )
             return h.real, h.imag
-        u, gate_x, gate_a = inputs
-        channels = gate_x.shape[-1]
+        u, gates = inputs
+        channels = gates.shape[-1] // 2
         zeros = jnp.zeros((u.shape[0], channels), jnp.float32)
         return rg_lru(
             u,
-            gate_x,
-            gate_a,
+            gates,
             log_decay=jnp.linspace(-1.0, -0.01, channels),
             theta=jnp.linspace(0.0, 0.3, channels),
             h0=Planes(zeros, zeros),
@@ -128,7 +127,7 @@ def _program(function: str, implementation: Any, backward: bool) -> Callable[...
         )[:1]
 
     def run(*arguments):
-        num_inputs = 4 if function == "linear_scan" else 3
+        num_inputs = 4 if function == "linear_scan" else 2
         inputs, gradients = arguments[:num_inputs], arguments[num_inputs:]
         if not backward:
             return scan(*inputs)

@@ -17,6 +17,7 @@ from poolformer_jax.config_checks import Platform
 from poolformer_jax.experiment.conditions import check_amount
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.layers.config import on_platform
 from poolformer_jax.models.sequence_model import SequenceModel
 from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.streaming import generate
@@ -75,5 +76,5 @@ def draw_clips(
 
 def drawing_model(experiment: Experiment) -> SequenceModel:
     """The model of an experiment as it draws: in float32, on whatever JAX runs on."""
-    model = experiment.model.on_platform(cast(Platform, jax.default_backend()))
+    model = on_platform(experiment.model, cast(Platform, jax.default_backend()))
     return dataclasses.replace(model, dtype="float32").build()

@@ -15,6 +15,7 @@ from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.hosts import Distributed, agree, errors_of_all, run_facts
 from poolformer_jax.experiment.paths import local_path, with_data_dir
 from poolformer_jax.experiment.workdir import check_evaluation, read_experiment
+from poolformer_jax.layers.config import on_platform
 from poolformer_jax.models.config import check_length
 
 _LOG = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def evaluate_likelihood(
     from poolformer_jax.experiment.restore import restore_params
 
     mesh = sharding.make_mesh(devices)
-    model = experiment.model.on_platform(cast(Platform, jax.default_backend())).build()
+    model = on_platform(experiment.model, cast(Platform, jax.default_backend())).build()
     training_length = trained.data.training_length
     with errors_of_all(distributed):
         if chunk_length is None:

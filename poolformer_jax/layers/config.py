@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from poolformer_jax.config_checks import (
     Platform,
@@ -54,10 +54,14 @@ class ExecutionConfig:
                 f"platform is {self.platform!r}; use scan 'auto', 'associative' or 'sequential'"
             )
 
-    def on_platform(self, platform: Platform) -> Self:
-        """The same for another platform; a kernel that it does not have gives way to `auto`."""
-        has_scan = KERNEL_PLATFORMS.get(self.scan, platform) == platform
-        return dataclasses.replace(self, platform=platform, scan=self.scan if has_scan else "auto")
+
+Config = TypeVar("Config", bound=ExecutionConfig)
+
+
+def on_platform(config: Config, platform: Platform) -> Config:
+    """The same for another platform; a kernel that it does not have gives way to `auto`."""
+    has_scan = KERNEL_PLATFORMS.get(config.scan, platform) == platform
+    return dataclasses.replace(config, platform=platform, scan=config.scan if has_scan else "auto")
 
 
 EXECUTION_FIELDS = frozenset({"scan", "platform", "remat"})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from poolformer_jax.ops.block_diagonal import block_diagonal_product
@@ -21,17 +22,27 @@ class BlockDiagonalLinear(nn.Module):
     Attributes:
       features: Width of the output, a multiple of `num_blocks`.
       num_blocks: Number of blocks on the diagonal; divides the width of the input too.
-      dtype: Type of the product.
     """
 
     features: int
     num_blocks: int
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
-        n, i, o = self.num_blocks, x.shape[-1] // self.num_blocks, self.features // self.num_blocks
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (n, i, o))
+    def weights(self, inputs: int) -> tuple[Float[Array, "n i2 o2"], Float[Array, " o"]]:
+        """Kernel and bias for so many columns of x."""
+        n, o = self.num_blocks, self.features // self.num_blocks
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (n, inputs // n, o))
         bias = self.param("bias", nn.initializers.lecun_normal(), (n, o))
-        y = block_diagonal_product(x.astype(self.dtype), kernel)
-        return y + bias.reshape(1, 1, -1).astype(self.dtype)
+        return kernel, bias.reshape(-1)
+
+    def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
+        return apply_block_diagonal(x, [self.weights(x.shape[-1])])
+
+
+def apply_block_diagonal(
+    x: Float[Array, "b t i"], weights: Sequence[tuple[Array, Array]]
+) -> Float[Array, "b t o"]:
+    """The outputs of several such layers side by side, in x's type, from one product."""
+    kernels, biases = zip(*weights, strict=True)
+    bias = jnp.concatenate(biases)[None, None].astype(x.dtype)
+    return block_diagonal_product(x, kernels) + bias

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float
 
 from poolformer_jax.layers.config import RGLRUConfig
-from poolformer_jax.layers.linear import BlockDiagonalLinear
+from poolformer_jax.layers.linear import BlockDiagonalLinear, apply_block_diagonal
 from poolformer_jax.layers.lru import LRU
 from poolformer_jax.ops.rg_lru import rg_lru
 from poolformer_jax.ops.scan import choose_implementation
@@ -36,17 +36,16 @@ class RGLRU(LRU):
         """Runs the gated recurrence."""
         config, execution = self.config, self.execution
 
-        def gate(name: str) -> Float[Array, "b t c"]:
-            return BlockDiagonalLinear(
-                config.num_channels, config.num_gate_blocks, execution.dtype, name=name
-            )(u)
-
-        gate_x, gate_a = gate("input_gate"), gate("recurrence_gate")
+        weights = [
+            BlockDiagonalLinear(config.num_channels, config.num_gate_blocks, name=name).weights(
+                u.shape[-1]
+            )
+            for name in ("input_gate", "recurrence_gate")
+        ]
         decay, theta = self.decay_and_theta()
         return rg_lru(
             u,
-            gate_x,
-            gate_a,
+            apply_block_diagonal(u, weights),
             log_decay=-config.decay_exponent * jax.nn.softplus(decay),
             theta=theta,
             h0=state,

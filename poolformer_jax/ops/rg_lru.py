@@ -18,8 +18,7 @@ from poolformer_jax.typing import RealOrPlanes
 
 def rg_lru(
     u: Float[Array, "b t e"],
-    gate_x: Float[Array, "b t c"],
-    gate_a: Float[Array, "b t c"],
+    gates: Float[Array, "b t c2"],
     *,
     log_decay: Float[Array, " c"],
     theta: Float[Array, " c"] | None,
@@ -28,15 +27,14 @@ def rg_lru(
 ) -> tuple[Float[Array, "b t e"], RealOrPlanes]:
     """Computes h_t = a_t h_{t-1} + sqrt(1 - |a_t|^2) i_t u_t with gates i_t and r_t.
 
-        i_t = sigmoid(gate_x_t),   r_t = sigmoid(gate_a_t),   log a_t = r_t (log_decay + j theta)
+        [i_t, r_t] = sigmoid(gates_t),   log a_t = r_t (log_decay + j theta)
 
     Arithmetic and state are float32, whatever the type of the arrays.
 
     Args:
       u: Input; if complex, the first half of its columns is the real plane, the second half the
         imaginary one.
-      gate_x: Input gate before its sigmoid.
-      gate_a: Recurrence gate before its sigmoid.
+      gates: Input gate and recurrence gate side by side, 2c columns, before their sigmoids.
       log_decay: log|a| where the recurrence gate is open, negative.
       theta: Phase of a there, in radians; None for a real recurrence, c = e.
       h0: State before the first step, as `Planes` if complex.
@@ -48,19 +46,19 @@ def rg_lru(
     Source: De et al. 2024, arXiv:2402.19427, eqs. 1 to 4; Gallo Fernandez 2025, arXiv:2510.02206.
     """
     if implementation == "fused" and u.shape[1] > 1:
-        interpret = scan_pallas_tpu.interpret_kernels()
 
         def kernel(rows: Any, parameters: Any) -> Any:
-            u, gate_x, gate_a, h0 = rows
-            return rg_lru_pallas_tpu.rg_lru(u, gate_x, gate_a, *parameters, h0, interpret=interpret)
+            (u, gates, h0), (log_decay, theta) = rows, parameters
+            interpret = scan_pallas_tpu.interpret_kernels()
+            return rg_lru_pallas_tpu.rg_lru(u, gates, log_decay, theta, h0, interpret=interpret)
 
-        return sharding.map_batch(kernel, (u, gate_x, gate_a, h0), (log_decay, theta))
-    r = jax.nn.sigmoid(gate_a.astype(jnp.float32))
+        return sharding.map_batch(kernel, (u, gates, h0), (log_decay, theta))
+    i, r = jnp.split(jax.nn.sigmoid(gates.astype(jnp.float32)), 2, axis=-1)
     h, h_last = normalized_recurrence(
         u.astype(jnp.float32),
         r * log_decay[None, None],
         phase=None if theta is None else r * theta[None, None],
-        gate=jax.nn.sigmoid(gate_x.astype(jnp.float32)),
+        gate=i,
         h0=h0,
         implementation=implementation,
     )

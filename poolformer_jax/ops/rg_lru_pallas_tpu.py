@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from poolformer_jax.ops.scan_pallas_tpu import (
 )
 from poolformer_jax.typing import Planes, RealOrPlanes
 
-# A recurrence gate that is closed, for padding: log a = 0 leaves the state as it is.
+# Gates that are closed, for padding: a = 1 and no input leave the state as it is.
 CLOSED = -80.0
 # pi in two parts; the first has so few bits that n times it is exact in float32 for |n| < 2^16.
 PI = (3.140625, 9.67653589793e-4)
@@ -39,8 +39,7 @@ COS_COEFFICIENTS = (-4.99999994e-1, 4.16666381e-2, -1.38883907e-3, 2.47620103e-5
 
 def rg_lru(
     u: Float[Array, "b t e"],
-    gate_x: Float[Array, "b t c"],
-    gate_a: Float[Array, "b t c"],
+    gates: Float[Array, "b t c2"],
     log_decay: Float[Array, " c"],
     theta: Float[Array, " c"] | None,
     h0: RealOrPlanes,
@@ -51,8 +50,7 @@ def rg_lru(
 
     Args:
       u: Input, planes side by side.
-      gate_x: Input gate before its sigmoid.
-      gate_a: Recurrence gate before its sigmoid.
+      gates: Input gate and recurrence gate side by side, before their sigmoids.
       log_decay: log|a| where the recurrence gate is open, negative.
       theta: Phase of a there, in radians; None for a real recurrence.
       h0: State before the first step.
@@ -66,47 +64,47 @@ def rg_lru(
     """
     parameters = [log_decay] if theta is None else [log_decay, theta]
     parameters = [parameter.astype(jnp.float32) for parameter in parameters]
-    h, h_last = _rg_lru(interpret, u, gate_x, gate_a, parameters, side_by_side(h0))
+    h, h_last = _rg_lru(interpret, u, gates, parameters, side_by_side(h0))
     return h, split(h_last, len(parameters))
 
 
 # A real recurrence has one parameter and one plane, a complex one has two of both.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rg_lru(interpret, u, gate_x, gate_a, parameters, h0):
-    return _forward(interpret, u, gate_x, gate_a, parameters, h0)[0]
+def _rg_lru(interpret, u, gates, parameters, h0):
+    return _forward(interpret, u, gates, parameters, h0)[0]
 
 
-def _forward(interpret, u, gate_x, gate_a, parameters, h0):
+def _forward(interpret, u, gates, parameters, h0):
     planes = len(parameters)
     h, h_last = run_forward(
         functools.partial(_prepare, planes),
-        [(u, 0.0), (gate_x, 0.0), (gate_a, CLOSED)],
+        [(u, 0.0), (gates, CLOSED)],
         parameters,
         h0,
         name="rg_lru_forward",
-        layout=_layout(u, gate_x, gate_a, u),
+        layout=_layout(gates, u, u),
         states=[(planes, u.dtype)],
         interpret=interpret,
     )
-    return (h[0], h_last), (u, gate_x, gate_a, parameters, h0, h[0])
+    return (h[0], h_last), (u, gates, parameters, h0, h[0])
 
 
 def _backward(interpret, residuals, cotangents):
-    u, gate_x, gate_a, parameters, h0, h = residuals
+    u, gates, parameters, h0, h = residuals
     dh, dh_last = cotangents
     planes = len(parameters)
     gradients, sums, dh0 = run_backward(
         lambda *read: _decay(*read[planes + 1 :]),
         functools.partial(_finish, planes),
-        [(u, 0.0), (gate_x, 0.0), (gate_a, CLOSED)],
+        [(u, 0.0), (gates, CLOSED)],
         parameters,
         [h],
         h0,
         [dh],
         dh_last,
         name="rg_lru_backward",
-        layout=_layout(u, gate_x, gate_a, h, dh, u, gate_x, gate_a),
-        gradients=[(planes, u.dtype), (1, gate_x.dtype), (1, gate_a.dtype)],
+        layout=_layout(gates, u, h, dh, u, gates),
+        gradients=[(planes, u.dtype), (2, gates.dtype)],
         kept=2,
         interpret=interpret,
     )
@@ -116,11 +114,11 @@ def _backward(interpret, residuals, cotangents):
 _rg_lru.defvjp(_forward, _backward)
 
 
-def _layout(u, gate_x, *others) -> Layout:
-    channels = gate_x.shape[-1]
-    arrays = (u, gate_x, *others)
-    dtypes = [array.dtype for array in arrays for _ in range(array.shape[-1] // channels)]
-    return Layout.of(gate_x.shape, dtypes)
+def _layout(gates, *others) -> Layout:
+    b, t, columns = gates.shape
+    channels = columns // 2
+    dtypes = [array.dtype for array in (gates, *others) for _ in range(array.shape[-1] // channels)]
+    return Layout.of((b, t, channels), dtypes)
 
 
 def _prepare(planes: int, *read):
@@ -133,8 +131,8 @@ def _prepare(planes: int, *read):
 
 def _finish(planes: int, *read):
     """From what is read of a step, conj(a_t), g_t, h_{t-1} and what was kept to the gradients."""
-    *read, a_conjugate, g, h_before, log_a, r = read
-    u, (gate_x, _, *parameters) = from_planes(read[:planes]), read[planes:]
+    u, (gate_x, _, *parameters) = from_planes(read[:planes]), read[planes:-5]
+    a_conjugate, g, h_before, log_a, r = read[-5:]
     i, squared = _sigmoid(gate_x), _squared(a_conjugate)
     root, slope = _root(log_a, squared)
     drive = i * root
@@ -187,10 +185,11 @@ def _phasor(phase: Array) -> Planes:
 
 def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     """Lowest power first."""
-    *rest, y = coefficients
+    *rest, second, first = coefficients
+    y = x * first + second
     for coefficient in reversed(rest):
         y = y * x + coefficient
-    return cast(Array, y)
+    return y
 
 
 def _squared(a: Any) -> Array:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.layers.linear import BlockDiagonalLinear
+from poolformer_jax.layers.linear import BlockDiagonalLinear, apply_block_diagonal
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -13,15 +13,18 @@ def test_equals_separate_blocks(num_blocks, inputs, features, steps):
     i, o = inputs // num_blocks, features // num_blocks
     kernel, bias = rng.normal(size=(num_blocks, i, o)), rng.normal(size=(num_blocks, o))
     x = rng.normal(size=(2, steps, inputs))
-    y = BlockDiagonalLinear(features, num_blocks).apply(
-        {"params": {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}}, jnp.float32(x)
-    )
+    params = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    y = BlockDiagonalLinear(features, num_blocks).apply({"params": params}, jnp.float32(x))
     expected = np.empty((2, steps, features))
     for n in range(num_blocks):
         block = x[..., n * i : (n + 1) * i] @ kernel[n] + bias[n]
         expected[..., n * o : (n + 1) * o] = block
     # Float32 rounding of sums of a few terms of order 1.
     np.testing.assert_allclose(y, expected, atol=1e-6)
+    weights = (params["kernel"], params["bias"].reshape(-1))
+    negative = jax.tree.map(jnp.negative, weights)
+    both = apply_block_diagonal(jnp.float32(x), [weights, negative])
+    np.testing.assert_allclose(both, np.concatenate([y, -y], axis=-1), atol=1e-7)
 
 
 def test_gradient_reaches_only_the_blocks():

@@ -89,15 +89,15 @@ def check_rg_lru(monkeypatch, kind, dtype, shape, block):
     monkeypatch.setattr(scan_pallas_tpu, "MAX_BLOCK", block)
     (b, t, c), rng = shape, np.random.default_rng(0)
     u = jnp.asarray(rng.normal(size=(b, t, 2 * c if kind == "complex" else c)), dtype)
-    gate_x, gate_a = jnp.asarray(4 * rng.normal(size=(2, *shape)), dtype)
+    gates = jnp.asarray(4 * rng.normal(size=(b, t, 2 * c)), dtype)
     # From channels that remember all to those that remember nothing, whichever c is.
     log_decay = jnp.asarray(-np.resize([0.4, 2e-8, 40.0, 1e-3], c), jnp.float32)
     theta = jnp.asarray(rng.uniform(0, 2 * np.pi, c), jnp.float32) if kind == "complex" else None
-    inputs = (u, gate_x, gate_a, log_decay, theta, numbers(rng, (b, c), kind, jnp.float32))
+    inputs = (u, gates, log_decay, theta, numbers(rng, (b, c), kind, jnp.float32))
 
-    def reference(u, gate_x, gate_a, log_decay, theta, h0):
+    def reference(u, gates, log_decay, theta, h0):
         return rg_lru(
-            u, gate_x, gate_a,
+            u, gates,
             log_decay=log_decay, theta=theta, h0=h0, implementation="sequential",
         )  # fmt: skip
 
@@ -172,4 +172,4 @@ def test_kernels_leave_single_steps_alone(monkeypatch):
     monkeypatch.setattr(rg_lru_pallas_tpu, "run_forward", refuse)
     x, h0 = jnp.ones((2, 1, 3)), jnp.ones((2, 3))
     linear_scan(x, x, h0=h0, implementation="fused")
-    rg_lru(x, x, x, log_decay=-h0[0], theta=None, h0=h0, implementation="fused")
+    rg_lru(x, jnp.ones((2, 1, 6)), log_decay=-h0[0], theta=None, h0=h0, implementation="fused")

@@ -39,7 +39,7 @@ def compile_kernel(function, shape, dtype, topology, *, kind="complex"):
     else:
         theta = parameter if kind == "complex" else None
         x = array(b, t, len(jax.tree.leaves(h0)) * c)
-        inputs = (x, array(b, t, c), array(b, t, c), parameter, theta, h0)
+        inputs = (x, array(b, t, 2 * c), parameter, theta, h0)
 
     def both(inputs, cotangents):
         outputs, vjp = jax.vjp(function, *inputs)
