@@ -94,7 +94,8 @@ def implementations_of(function: str) -> list[str]:
             for name in ([one] if isinstance(one, str) else names(one))
         ]
 
-    return names(hint)
+    # Without gates there is nothing to fuse: the same kernel.
+    return [name for name in names(hint) if (function, name) != ("linear_scan", "fused")]
 
 
 def _arrays(function: str, shape: tuple[int, ...], dtype: str) -> list[jax.ShapeDtypeStruct]:

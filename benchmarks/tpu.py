@@ -23,6 +23,8 @@ def define_tpu(flag_values: flags.FlagValues) -> flags.FlagHolder:
 def devices_of(name: str) -> list[jax.Device]:
     """The devices of a topology; of a chip alone, one."""
     prepare_environment()
+    # Compilation is timed; and what was compiled for another machine cannot be loaded on this one.
+    jax.config.update("jax_enable_compilation_cache", False)
     if ":" in name:
         return describe_topology(name)
     single = "1x1" if chip_of(name).name.endswith("e") else "2x2x1"

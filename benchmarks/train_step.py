@@ -123,9 +123,9 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
             "temporaries, MB": memory.temp_size_in_bytes / 1e6,
             "state and batch, MB": memory.argument_size_in_bytes / 1e6,
         }
-        steps[name, length] = _steps(
-            experiment, mesh, programs.trace_init().lower().compile(), step
-        )
+        if name not in inits:  # The same for all lengths.
+            inits[name] = programs.trace_init().lower().compile()
+        steps[name, length] = _steps(experiment, mesh, inits[name], step)
     times = in_turns(steps, _ROUNDS.value)
     seconds = medians(times)
     for cell, row in rows.items():

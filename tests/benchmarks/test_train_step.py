@@ -6,18 +6,25 @@ from benchmarks import train_step
 @pytest.mark.slow
 def test_steps_are_measured_beside_those_without_pooling(tables_of, tiny):
     models = f"--models={tiny},{tiny}-no_pooling"
-    tables = tables_of(train_step, models, "--lengths=15,32", "--rounds=1")
-    steps, pooling, growth = tables.values()
+    steps, pooling, growth = tables_of(train_step, models, "--lengths=15", "--rounds=1").values()
     assert [(row["model"].removeprefix(tiny), row["length"]) for row in steps] == [
         ("", 16),  # A whole number of windows.
-        ("", 32),
         ("-no_pooling", 16),
-        ("-no_pooling", 32),
     ]
     assert all(row["s/step"] > 0 and row["temporaries, MB"] > 0 for row in steps)
-    assert [row["length"] for row in pooling] == [16, 32]
-    assert pooling[0]["time, x"] == pytest.approx(steps[2]["s/step"] / steps[0]["s/step"])
-    assert [row["T"] for row in growth] == ["16 to 32"] * 2
+    (row,) = pooling
+    assert row["time, x"] == pytest.approx(steps[1]["s/step"] / steps[0]["s/step"])
+    assert not growth
+
+
+def test_growth_is_fitted_for_every_model_with_several_lengths():
+    seconds = {("a", 10): 1.0, ("a", 100): 10.0, ("b", 10): 1.0, ("c", 10): 2.0, ("c", 20): 8.0}
+    memory = {cell: 3.0 for cell in seconds}
+    rows = train_step._growth(seconds, memory)
+    assert [tuple(row.values()) for row in rows] == [
+        ("a", "10 to 100", pytest.approx(1), pytest.approx(0)),
+        ("c", "10 to 20", pytest.approx(2), pytest.approx(0)),
+    ]
 
 
 @pytest.mark.tpu_backend
