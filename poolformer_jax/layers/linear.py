@@ -8,6 +8,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from poolformer_jax.layers.initialization import LECUN_NORMAL
+
 
 class BlockDiagonalLinear(nn.Module):
     """y = x W + b, where W is block-diagonal.
@@ -33,8 +35,8 @@ class BlockDiagonalLinear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
         n, i, o = self.num_blocks, x.shape[-1] // self.num_blocks, self.features // self.num_blocks
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (n, i, o))
-        bias = self.param("bias", nn.initializers.lecun_normal(), (n, o))
+        kernel = self.param("kernel", LECUN_NORMAL, (n, i, o))
+        bias = self.param("bias", LECUN_NORMAL, (n, o))
         x, kernel, bias = (
             array.astype(self.dtype) for array in (x, kernel, bias.reshape(1, 1, -1))
         )
