@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax.core.scope import LazyRng
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -51,12 +52,12 @@ class Parameter:
     arguments: tuple[Any, ...]
     layers: int | None = None
 
-    def keys(self, key: Array) -> Array:
+    def keys(self, key: Array) -> list[Array]:
         """One, or one for each layer, from the key of the network."""
         keys = key[None] if self.layers is None else jax.random.split(key, self.layers)
         # Flax folds the hash of a path in; it splits the key of the network, not that of the path.
-        suffix = *self.path[:-1], self.count
-        return jnp.stack([LazyRng.create(k, *suffix).as_jax_rng() for k in keys])
+        module = self.path[:-1]
+        return [LazyRng.create(k, *module, self.count).as_jax_rng() for k in keys]
 
 
 def list_parameters(module: nn.Module, *inputs: Any) -> list[Parameter]:
@@ -85,17 +86,23 @@ def draw_parameters(parameters: Sequence[Parameter], key: Array) -> dict:
 
     def draw(keys: Sequence[Array]) -> list[Array]:
         return [
-            jax.vmap(lambda k, init=init, rest=rest: init(k, *rest))(k)
-            for (init, rest), k in zip(groups, keys, strict=True)
+            jax.vmap(lambda k, init=init, rest=rest: init(k, *rest))(
+                jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+            )
+            for (init, rest), data in zip(groups, keys, strict=True)
         ]
 
-    keys = [jnp.concatenate([member.keys(key) for member in group]) for group in groups.values()]
-    traced = isinstance(keys[0], jax.core.Tracer)
+    data = [
+        [jax.random.key_data(k) for member in group for k in member.keys(key)]
+        for group in groups.values()
+    ]
+    traced = isinstance(data[0][0], jax.core.Tracer)
+    keys = [(jnp if traced else np).stack(rows) for rows in data]
     if traced:
         values = draw(keys)
     else:
         # A CPU's code for random numbers takes long to optimise, and runs once.
-        quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+        quick: Any = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
         program = jax.jit(draw).lower(keys).compile(compiler_options=quick)
         # Split on the host, for which nothing is compiled.
         values = jax.device_get(program(keys))
@@ -124,7 +131,7 @@ def _recorded() -> Iterator[dict[tuple[str, ...], Parameter]]:
             parameters[path] = Parameter(path, count + 1, init, rest)
         return value
 
-    nn.Module.param = param  # type: ignore[method-assign]
+    nn.Module.param = param  # type: ignore[assignment,method-assign]
     try:
         yield parameters
     finally:

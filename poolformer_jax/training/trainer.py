@@ -202,10 +202,10 @@ class Trainer:
         """Trains on the next batch."""
         if not self.ready:
             self.load_batch()
-        batch = self.ready.popleft()
-        if isinstance(batch, Exception):
-            raise batch
-        batch, self.samples_per_clip = batch
+        ready = self.ready.popleft()
+        if isinstance(ready, Exception):
+            raise ready
+        batch, self.samples_per_clip = ready
         self.state, metrics = self.train_step(self.state, batch)
         self.step += 1
         self.progress = dataclasses.replace(
