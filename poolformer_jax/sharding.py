@@ -114,8 +114,15 @@ def abstract_state(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER
 
 
 def init_sharded(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER_RULES) -> Any:
-    """Computes `init()` with every leaf in its place."""
-    return jax.jit(init, out_shardings=state_sharding(mesh, jax.eval_shape(init), rules))()
+    """Computes `init()` on every process, and puts every leaf in its place."""
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        # A copy, because a step may overwrite what it is given.
+        whole = np.array(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    state = init()
+    return jax.tree.map(place, state, state_sharding(mesh, state, rules))
 
 
 def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:

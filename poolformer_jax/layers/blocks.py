@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from poolformer_jax.layers.config import BlockConfig, NormKind
+from poolformer_jax.layers.initialization import scaled_normal
 from poolformer_jax.layers.mixer import MixerState
 
 CONVOLUTION_WIDTH = 3
@@ -122,7 +123,7 @@ class GatedMerge(nn.Module):
         y = nn.Dense(
             z.shape[-1],
             dtype=config.dtype,
-            kernel_init=nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal"),
+            kernel_init=scaled_normal(self.init_scale),
             name="projection",
         )(y)
         return nn.Dropout(config.dropout, deterministic=not self.has_rng("dropout"))(y)

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from poolformer_jax.layers.initialization import LECUN_NORMAL
 from poolformer_jax.ops.block_diagonal import block_diagonal_product
 
 
@@ -31,8 +32,8 @@ class BlockDiagonalLinear(nn.Module):
     def weights(self, inputs: int) -> tuple[Float[Array, "n i2 o2"], Float[Array, " o"]]:
         """Kernel and bias for so many columns of x."""
         n, o = self.num_blocks, self.features // self.num_blocks
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (n, inputs // n, o))
-        bias = self.param("bias", nn.initializers.lecun_normal(), (n, o))
+        kernel = self.param("kernel", LECUN_NORMAL, (n, inputs // n, o))
+        bias = self.param("bias", LECUN_NORMAL, (n, o))
         return kernel, bias.reshape(-1)
 
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t o"]:

@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from poolformer_jax.layers.config import ExecutionConfig, LRUConfig
+from poolformer_jax.layers.initialization import uniform
 from poolformer_jax.ops.recurrence import normalized_recurrence, zero_state
 from poolformer_jax.ops.scan import choose_implementation
 from poolformer_jax.typing import RealOrPlanes
@@ -88,7 +89,7 @@ class LRU(nn.Module):
         decay = self.param("decay", init_decay, shape)
         if not config.complex:
             return decay, None
-        return decay, self.param("theta", nn.initializers.uniform(config.max_phase), shape)
+        return decay, self.param("theta", uniform(config.max_phase), shape)
 
     @nn.nowrap
     def init_state(self, batch: int) -> RealOrPlanes:

@@ -23,6 +23,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from poolformer_jax.layers.initialization import LECUN_NORMAL, scaled_normal
+
 
 class DownPool(nn.Module):
     """Strided convolution y_l = sum_j x_{l f + j} K_j + bias.
@@ -43,7 +45,7 @@ class DownPool(nn.Module):
 
     def setup(self):
         shape = (self.factor, self.in_features // self.groups, self.features)
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        self.kernel = self.param("kernel", LECUN_NORMAL, shape)
         self.bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
     def __call__(
@@ -125,8 +127,7 @@ class UpPool(nn.Module):
 
     def setup(self):
         shape = (self.factor, self.in_features // self.groups, self.features)
-        init = nn.initializers.variance_scaling(self.init_scale, "fan_in", "normal")
-        self.kernel = self.param("kernel", init, shape)
+        self.kernel = self.param("kernel", scaled_normal(self.init_scale), shape)
         self.bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
     def __call__(

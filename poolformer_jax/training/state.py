@@ -43,7 +43,7 @@ def init_train_state(objective: Objective, config: TrainConfig) -> TrainState:
     return TrainState(
         step=zero,
         params=params,
-        ema_params=jax.tree.map(jnp.copy, params),
+        ema_params=params,
         statistics=statistics,
         opt_state=make_optimizer(config).init(params),
         skipped_steps=zero,

@@ -34,6 +34,9 @@ _LOG = logging.getLogger(__name__)
 # the CPU back end, whose collectives deadlock with about 48 steps in flight.
 MAX_STEPS_IN_FLIGHT = 8
 
+# Batches that wait on the devices: whenever a step ends, the next one can begin.
+BATCHES_AHEAD = 2
+
 Batches = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 """From the number of examples seen by all processes to this process's batches."""
 
@@ -102,6 +105,7 @@ class Trainer:
             make_train_step(objective, config), mesh, abstract
         )
         self.batches = batches(self.progress.examples_seen)
+        self.ready: deque[tuple[dict[str, jax.Array], int] | Exception] = deque()
         self.pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.speed = _Speed()
         self.consecutive_skips = 0
@@ -196,9 +200,12 @@ class Trainer:
 
     def take_step(self) -> None:
         """Trains on the next batch."""
-        local_batch = next(self.batches)
-        self.samples_per_clip = max(x.shape[1] for x in local_batch.values() if x.ndim == 2)
-        batch = sharding.put_batch(self.mesh, local_batch)
+        if not self.ready:
+            self.load_batch()
+        ready = self.ready.popleft()
+        if isinstance(ready, Exception):
+            raise ready
+        batch, self.samples_per_clip = ready
         self.state, metrics = self.train_step(self.state, batch)
         self.step += 1
         self.progress = dataclasses.replace(
@@ -207,6 +214,9 @@ class Trainer:
             validation=None,
         )
         self.pending.append((self.step, metrics))
+        # Now, while the devices are at work, and before anything waits for them.
+        while len(self.ready) < min(BATCHES_AHEAD, self.config.num_steps - self.step):
+            self.load_batch()
         if not self.speed.started:  # The first step contains the compilation.
             self.collect()
             self.speed.start(self.step)
@@ -214,6 +224,15 @@ class Trainer:
             self.collect()
         elif len(self.pending) > MAX_STEPS_IN_FLIGHT:
             self.write_oldest()
+
+    def load_batch(self) -> None:
+        """Reads a batch and begins to copy it; an error is for the step that needs the batch."""
+        try:
+            local_batch = next(self.batches)
+            samples_per_clip = max(x.shape[1] for x in local_batch.values() if x.ndim == 2)
+            self.ready.append((sharding.put_batch(self.mesh, local_batch), samples_per_clip))
+        except Exception as error:  # Raised by `take_step`.
+            self.ready.append(error)
 
     def report_is_due(self, step: int) -> bool:
         """Whether a step gets a line of progress."""

@@ -19,6 +19,7 @@ import pytest
 
 from poolformer_jax import sharding
 from poolformer_jax.disk_full import DiskFullError
+from poolformer_jax.evals.likelihood.evaluator import make_likelihood_evaluator
 from poolformer_jax.lock import LockedError
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.errors import TrainingDivergedError, TrainingError
@@ -44,17 +45,17 @@ OBJECTIVE = make_objective(NoisyUnigram())
 MESH = sharding.make_mesh(jax.devices()[:1])
 
 
-def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None, **options):
-    """Trains; `on_batch(first example)` and `on_eval(evaluations so far)` may interfere."""
+def run(
+    workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None, evaluate=None, **options
+):
+    """Trains; `on_batch(first example of a step)` and `on_eval(evaluations)` may interfere."""
     evaluations = []
 
     def batches(start_example):
         for first in range(start_example, 10**6, TRAIN.batch_size):
-            if on_batch is not None:
-                on_batch(first)
             yield make_batch(first)
 
-    def evaluate(params, should_stop):
+    def moving(params, should_stop):
         moved = float(np.abs(params["logits"]).sum())
         evaluations.append(moved)
         if on_eval is not None:
@@ -66,13 +67,21 @@ def run(workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None, 
         return {"bits_per_sample": score, "num_samples": 1}
 
     trainer = Trainer(
-        make_objective(NoisyUnigram(), evaluate),
+        make_objective(NoisyUnigram(), evaluate or moving),
         train_config,
         mesh=MESH,
         batches=batches,
         workdir=workdir,
         **options,
     )
+    if on_batch is not None:
+        take_step = trainer.train_step
+
+        def train_step(state, batch):
+            on_batch(trainer.progress.examples_seen)
+            return take_step(state, batch)
+
+        trainer.train_step = train_step
     return train(trainer), evaluations
 
 
@@ -328,3 +337,92 @@ def test_progress_line_reads_well():
         "256,000 samples/s | 0:04:00 left"
     )
     assert re.match(r"step   2/600 ", progress_line(2, 600, "", values))
+
+
+class Device:
+    """A clock, and a device that needs 20 ms for a step while the host goes on."""
+
+    def __init__(self):
+        self.now = self.busy_until = self.idle = 0.0
+        self.steps = []
+
+    def read(self, start_example, seconds=0.015):
+        for index in range(start_example, 10**6):
+            self.now += seconds
+            yield make_batch(index)
+
+    def train_step(self, state, batch):
+        if self.steps:
+            self.idle += max(0.0, self.now - self.busy_until)
+        self.busy_until = max(self.now, self.busy_until) + 0.02
+        self.steps.append(self.now)
+        metrics = dict.fromkeys(("bits_per_sample", "grad_norm", "learning_rate"), 1.0)
+        metrics |= dict.fromkeys(("skipped_steps", "consecutive_skips"), 0)
+        return state, {name: Result(self, value) for name, value in metrics.items()}
+
+
+class Result:
+    """A number that is there when the device is done."""
+
+    def __init__(self, device, value):
+        self.device, self.value, self.ready_at = device, value, device.busy_until
+
+    def __array__(self, *args, **kwargs):
+        self.device.now = max(self.device.now, self.ready_at)
+        return np.asarray(self.value)
+
+
+def fake_trainer(device, workdir, batches):
+    """Evaluates never, and saves at the end."""
+    config = dataclasses.replace(
+        TRAIN, num_steps=40, log_every=4, eval_every=100, checkpoint_every=100
+    )
+    objective = make_objective(NoisyUnigram())
+    trainer = Trainer(objective, config, mesh=MESH, batches=batches, workdir=workdir)
+    trainer.train_step = device.train_step
+    return trainer
+
+
+def test_the_device_never_waits_for_batches_or_metrics(tmp_path):
+    device = Device()
+    with fake_trainer(device, tmp_path, device.read) as trainer:
+        while not trainer.at_end:
+            trainer.take_step()
+    assert len(device.steps) == 40
+    # Of the 0.8 s; with a batch read only when its step begins 15 ms at each line of progress.
+    assert device.idle <= 0.02 * 40 * 0.02
+    assert next(trainer.batches)["tokens"].tolist() == make_batch(40)["tokens"].tolist()
+
+
+def test_an_error_of_the_reader_is_for_the_step_that_needs_the_batch(tmp_path):
+    def batches(start_example):
+        yield from map(make_batch, range(3))
+        raise OSError("gone")
+
+    device = Device()
+    with fake_trainer(device, tmp_path, batches) as trainer:
+        for _ in range(3):
+            trainer.take_step()
+        assert trainer.progress.examples_seen == 3 * TRAIN.batch_size
+        with pytest.raises(OSError, match="gone"):
+            trainer.take_step()
+    assert len(device.steps) == 3
+
+
+def test_nothing_is_compiled_again(tmp_path, caplog):
+    evaluator = make_likelihood_evaluator(Unigram(), MESH, chunk_length=4)
+    counts = []
+
+    def on_batch(first):
+        prefix = "Finished XLA compilation"
+        counts.append(sum(record.getMessage().startswith(prefix) for record in caplog.records))
+
+    def evaluate(params, should_stop):
+        batch = make_batch(0) | {"indices": np.arange(8, dtype=np.int32)}
+        return evaluator(params, [batch], should_stop).summary()
+
+    with jax.log_compiles():
+        run(tmp_path, on_batch=on_batch, evaluate=evaluate)
+    on_batch(None)
+    # Step by step; after the second come the first checkpoint and its checksums.
+    assert 0 < counts[0] < counts[1] == counts[2] and counts[3] == counts[-1]

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -17,6 +17,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 
 from poolformer_jax.layers.embedding import InputEmbedding, OutputHead
+from poolformer_jax.layers.initialization import Parameter, draw_parameters, list_parameters
 from poolformer_jax.models.config import check_length
 from poolformer_jax.models.poolformer.backbone import BackboneState, make_block
 from poolformer_jax.models.poolformer.config import PoolformerConfig
@@ -122,9 +123,7 @@ class Poolformer:
 
     def init_params(self, key: Array) -> dict:
         """Draws the parameters: a nested dict of float32 arrays, layers of a stage stacked."""
-        codes = jnp.zeros((1, self.chunk_multiple), jnp.int32)
-        # Compiled, because one by one the draws of a hundred parameters take minutes.
-        return jax.jit(Network(self.config).init)(key, codes, self.init_state(1))["params"]
+        return draw_parameters(_parameters(self.config), key)
 
     def init_state(
         self,
@@ -217,6 +216,14 @@ class Poolformer:
     ) -> tuple[Float[Array, "r v"], PoolformerState]:
         outputs: Any = Network(self.config).apply({"params": params}, state, method="predict")
         return outputs
+
+
+@functools.cache
+def _parameters(config: PoolformerConfig) -> list[Parameter]:
+    """How the parameters are drawn; found out by a trace, which takes a second."""
+    model = Poolformer(config)
+    codes = jnp.zeros((1, model.chunk_multiple), jnp.int32)
+    return list_parameters(Network(config), codes, model.init_state(1))
 
 
 def _observe(state: PoolformerState, codes: Int[Array, " b"], rows: int) -> PoolformerState:
