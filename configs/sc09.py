@@ -26,6 +26,7 @@ def get_config():
     config.data.seq_len = 16_000
 
     config.train.batch_size = 32
+    config.train.grad_accum_steps = None  # One clip of each chip at a time.
     config.train.num_steps = 500 * 973
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 1000

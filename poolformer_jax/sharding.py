@@ -153,13 +153,42 @@ def map_batch(function: Callable, rows: Any, shared: Any) -> Any:
       rows: Tree of arrays whose first axis is the batch.
       shared: Tree of arrays that are the same on all devices; their gradients are summed over them.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.shape.get(DATA_AXIS, 1) == 1:
+    if not _splits_batch():
         return function(rows, shared)
     batch = P(DATA_AXIS)
     # Kernels do not say how their results vary over the devices, so that is not checked.
     mapped = jax.shard_map(function, in_specs=(batch, P()), out_specs=batch, check_vma=False)
     return mapped(rows, shared)
+
+
+def add_over_batch(function: Callable, rows: Any, shared: Any) -> Any:
+    """Adds function(rows, shared, device) over the devices, each of which has its own rows.
+
+    What is added within the function, over parts of the rows, then goes between devices only once.
+
+    Args:
+      function: From rows, `shared` and the device's number to a tree of arrays; the devices' rows
+        are in the order of these numbers.
+      rows: Tree of arrays whose first axis is the batch.
+      shared: Tree of arrays that are the same on all devices.
+    """
+    if not _splits_batch():
+        return function(rows, shared, 0)
+
+    def add(rows: Any, shared: Any) -> Any:
+        return jax.lax.psum(function(rows, shared, jax.lax.axis_index(DATA_AXIS)), DATA_AXIS)
+
+    return jax.shard_map(add, in_specs=(P(DATA_AXIS), P()), out_specs=P(), check_vma=False)(
+        rows, shared
+    )
+
+
+def _splits_batch() -> bool:
+    """Whether the ambient mesh has several devices that a batch is not yet split over by hand."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    automatic = kinds.get(DATA_AXIS) == jax.sharding.AxisType.Auto
+    return automatic and mesh.shape[DATA_AXIS] > 1
 
 
 def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:

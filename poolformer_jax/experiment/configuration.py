@@ -112,6 +112,11 @@ class ClassifierExperiment(Sections):
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self):
+        if self.train.grad_accum_steps is None:
+            raise ValueError(
+                "train.grad_accum_steps None is a clip at a time, but the classifier is normalised "
+                "over several; use 1"
+            )
         num_classes = self.data.dataset.num_classes
         if self.model.num_classes != num_classes:
             raise ValueError(

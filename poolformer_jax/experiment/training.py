@@ -92,7 +92,7 @@ def train(
     with errors_of_all(distributed):
         if distributed and jax.process_index() == 0:
             lock = take_lock(workdir)
-        parts = config.grad_accum_steps
+        parts = config.num_parts(mesh.size)
         here = jax.default_backend()
         if experiment.model.platform != here:
             raise ValueError(

@@ -23,7 +23,8 @@ class TrainConfig:
       num_steps: Steps of the whole run; raise it to train a finished run on.
       batch_size: Clips per step, over all devices and accumulation steps.
       grad_accum_steps: Parts that a batch is computed in, one after the other; the same gradient
-        with less memory.
+        with less memory. None is one clip of each device at a time: a TPU then keeps most of what
+        it computes on the chip.
       optimizer: `adamw`, or `sgd` with momentum.
       learning_rate: After the warm-up.
       warmup_steps: Steps of linear warm-up.
@@ -57,7 +58,7 @@ class TrainConfig:
     seed: int = 0
     num_steps: int = 486_500
     batch_size: int = 32
-    grad_accum_steps: int = 1
+    grad_accum_steps: int | None = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     warmup_steps: int = 1000
@@ -85,7 +86,6 @@ class TrainConfig:
             1,
             "num_steps",
             "batch_size",
-            "grad_accum_steps",
             "max_consecutive_skips",
             "log_every",
             "eval_every",
@@ -98,8 +98,14 @@ class TrainConfig:
             self, "beta1", "beta2", "momentum", "ema_decay", "label_dropout", "plateau_factor"
         )
         check_seed(self)
-        if self.batch_size % self.grad_accum_steps:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of grad_accum_steps "
-                f"{self.grad_accum_steps}; a batch is computed in that many equal parts"
-            )
+        if self.grad_accum_steps is not None:
+            check_at_least(self, 1, "grad_accum_steps")
+            if self.batch_size % self.grad_accum_steps:
+                raise ValueError(
+                    f"batch_size {self.batch_size} is not a multiple of grad_accum_steps "
+                    f"{self.grad_accum_steps}; a batch is computed in that many equal parts"
+                )
+
+    def num_parts(self, num_devices: int) -> int:
+        """Parts that a batch is computed in on so many devices."""
+        return self.grad_accum_steps or max(1, self.batch_size // num_devices)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from poolformer_jax import sharding
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.objective import Batch, Objective
 from poolformer_jax.training.optimizer import learning_rate, make_optimizer
@@ -22,7 +23,8 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
     """Builds the pure function (state, batch) -> (state, metrics).
 
     The loss is the mean over the whole batch, so accumulation in parts gives the gradient of the
-    whole. Keys are fold_in(fold_in(seed, step), part): a resumed run draws the same masks.
+    whole. Keys are fold_in(fold_in(seed, step), part), where a part may be a single clip: a resumed
+    run draws the same masks, on any number of devices.
 
     The update is skipped, as a whole, if the loss or the gradient norm is not finite or the norm
     reaches `skip_norm`: parameters, average and optimiser stay as they were.
@@ -33,16 +35,27 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
 
     def accumulate(state: TrainState, batch: Batch, key: Array) -> tuple[Any, Any]:
         """Returns ((loss, sums, gradient), statistics)."""
-        count, parts = objective.count(batch), config.grad_accum_steps
+        shared = state.params, key, objective.count(batch)
+        if config.grad_accum_steps is None:
+            return sharding.add_over_batch(add_clips, dict(batch), shared), None
+        return run_parts(batch, shared, state.statistics, config.grad_accum_steps)
 
-        def run_part(statistics: Any, index: Any, part: Batch) -> tuple[Any, Any]:
-            (loss, (statistics, sums)), grads = value_and_grad(
-                state.params, statistics, part, jax.random.fold_in(key, index), count
-            )
-            return (loss, sums, grads), statistics
+    def add_clips(batch: Batch, shared: Any, device: Any) -> Any:
+        clips = jax.tree.leaves(batch)[0].shape[0]
+        return run_parts(batch, shared, None, clips, first=device * clips)[0]
 
+    def run_part(shared: Any, statistics: Any, index: Any, part: Batch) -> tuple[Any, Any]:
+        params, key, count = shared
+        (loss, (statistics, sums)), grads = value_and_grad(
+            params, statistics, part, jax.random.fold_in(key, index), count
+        )
+        return (loss, sums, grads), statistics
+
+    def run_parts(
+        batch: Batch, shared: Any, statistics: Any, parts: int, *, first: Any = 0
+    ) -> tuple[Any, Any]:
         if parts == 1:
-            return run_part(state.statistics, 0, batch)
+            return run_part(shared, statistics, first, batch)
 
         def split(x: Array) -> Array:
             # Every device's rows are spread over all parts, so that no row changes its device.
@@ -50,14 +63,14 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
 
         def add_part(carry: Any, inputs: tuple[Array, Batch]) -> tuple[Any, None]:
             total, statistics = carry
-            values, statistics = run_part(statistics, *inputs)
+            values, statistics = run_part(shared, statistics, *inputs)
             return (jax.tree.map(jnp.add, total, values), statistics), None
 
-        inputs = jnp.arange(parts), jax.tree.map(split, dict(batch))
-        first = jax.tree.map(lambda x: x[0], inputs)
-        values, _ = jax.eval_shape(run_part, state.statistics, *first)
+        inputs = first + jnp.arange(parts), jax.tree.map(split, dict(batch))
+        example = jax.tree.map(lambda x: x[0], inputs)
+        values, _ = jax.eval_shape(run_part, shared, statistics, *example)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), values)
-        return jax.lax.scan(add_part, (zeros, state.statistics), inputs)[0]
+        return jax.lax.scan(add_part, (zeros, statistics), inputs)[0]
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(root_key, state.step)

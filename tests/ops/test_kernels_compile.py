@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu
-from poolformer_jax.typing import Planes
-
-pytest.importorskip("poolformer_jax.aot")
 from poolformer_jax.aot.chips import chip_of, describe_topology
 from poolformer_jax.aot.report import read_program
+from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu
+from poolformer_jax.typing import Planes
 
 pytestmark = [pytest.mark.tpu_backend, pytest.mark.usefixtures("tpu_compiler")]
 

@@ -13,7 +13,7 @@ from poolformer_jax.training.trainer import Trainer
 from tests.training.tiny import MODEL, TRAIN, make_batch, make_objective
 
 OBJECTIVE = make_objective(dataclasses.replace(MODEL, dropout=0.2))
-CONFIG = dataclasses.replace(TRAIN, batch_size=16, grad_accum_steps=2)
+CONFIG = dataclasses.replace(TRAIN, batch_size=16)
 SHARDED = (
     (r"head.*kernel", P(sharding.DATA_AXIS)),
     (r"input_projection.*kernel", P(None, None, sharding.DATA_AXIS)),
@@ -21,15 +21,19 @@ SHARDED = (
 )
 
 
-def train_on(num_devices, workdir, rules=sharding.PARAMETER_RULES):
+def train_on(num_devices, workdir, parts, rules=sharding.PARAMETER_RULES):
+    config = dataclasses.replace(CONFIG, grad_accum_steps=parts)
+
     def batches(start_example):
         for index in range(start_example // CONFIG.batch_size, 5):
             yield make_batch(index, CONFIG.batch_size)
 
+    workdir.mkdir()
+
     def start():
         mesh = sharding.make_mesh(jax.devices()[:num_devices])
         options = {"mesh": mesh, "batches": batches, "workdir": workdir, "rules": rules}
-        return Trainer(OBJECTIVE, CONFIG, **options)
+        return Trainer(OBJECTIVE, config, **options)
 
     with start() as trainer:
         for _ in range(3 if num_devices > 1 else 5):
@@ -53,20 +57,16 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)))
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return train_on(1, tmp_path_factory.mktemp("one"))
-
-
 @pytest.mark.parametrize(
-    "rules",
+    ("parts", "rules"),
     [
-        pytest.param(sharding.PARAMETER_RULES, id="split", marks=pytest.mark.slow),
-        pytest.param(SHARDED, id="sharded"),
+        pytest.param(2, sharding.PARAMETER_RULES, id="split", marks=pytest.mark.slow),
+        pytest.param(None, SHARDED, id="clip by clip, sharded"),
     ],
 )
-def test_eight_devices_train_like_one(one, tmp_path, rules):
-    losses, params = train_on(8, tmp_path, rules)
+def test_eight_devices_train_like_one(tmp_path, parts, rules):
+    one = train_on(1, tmp_path / "one", parts)
+    losses, params = train_on(8, tmp_path / "eight", parts, rules)
     assert len(set(losses.tolist())) == 5
     np.testing.assert_allclose(losses, one[0], rtol=1e-6)
     difference = norm(jax.tree.map(np.subtract, params, one[1]))

@@ -90,7 +90,7 @@ def unigram_step(train=TRAIN, *, noisy=False, step=0):
 def test_accumulation_gives_the_gradient_of_the_whole_batch():
     """Lengths differ, so a mean of means would not do."""
     whole, metrics = unigram_step()
-    for parts in (2, 4):
+    for parts in (2, 4, None):
         split, found = unigram_step(dataclasses.replace(TRAIN, grad_accum_steps=parts))
         for name in ("bits_per_sample", "grad_norm"):
             assert found[name] == pytest.approx(metrics[name], rel=1e-5)
