@@ -38,6 +38,7 @@ BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
 def main():
     config = get_config()
     config.model.platform = "tpu"
+    config.data.train_len = 8_000
     experiment = make_experiment(config.to_dict())
     train = experiment.train
     objective = SequenceObjective(experiment.model.build(), lambda params, should_stop: None)
