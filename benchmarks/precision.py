@@ -28,9 +28,7 @@ from poolformer_jax.training.metrics_file import read_metrics
 _FLAGS = flags.FlagValues()
 _CONFIG = command_line.define_config(_FLAGS)
 _STEPS = flags.DEFINE_integer("steps", 300, "Of each run.", lower_bound=2, flag_values=_FLAGS)
-_SEEDS = flags.DEFINE_integer(
-    "seeds", 3, "Runs of each type.", lower_bound=2, flag_values=_FLAGS
-)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each type.", lower_bound=2, flag_values=_FLAGS)
 _OUT = define_out(_FLAGS)
 
 TYPES = ("float32", "bfloat16")
@@ -64,9 +62,7 @@ def main(argv):
         _plot(curves).savefig(pathlib.Path(_OUT.value).expanduser() / "precision.svg")
 
 
-def _train(
-    experiment: Experiment, dtype: str, seed: int, steps: int
-) -> tuple[np.ndarray, float]:
+def _train(experiment: Experiment, dtype: str, seed: int, steps: int) -> tuple[np.ndarray, float]:
     """Bits per sample of every step, and at the end on the validation split."""
     experiment = replace(
         experiment,

@@ -144,10 +144,7 @@ def run(workdir, *, config=TRAIN, results=RESULTS, kill_before=None):
     best = {}
 
     def batches(start_example):
-        for index in range(start_example // 4, 99):
-            if index == kill_before:
-                raise KeyboardInterrupt
-            yield make_batch(index)
+        yield from map(make_batch, range(start_example // 4, 99))
 
     def on_best(state, metrics):
         best[int(state.step)] = jax.tree.map(np.asarray, (state.params, state.statistics))
@@ -160,6 +157,14 @@ def run(workdir, *, config=TRAIN, results=RESULTS, kill_before=None):
         workdir=workdir,
         on_best=on_best,
     )
+    take_step = trainer.train_step
+
+    def train_step(state, batch):
+        if trainer.step == kill_before:
+            raise KeyboardInterrupt
+        return take_step(state, batch)
+
+    trainer.train_step = train_step
     outcome = train(trainer)
     return trainer.state, outcome, best
 

@@ -68,7 +68,14 @@ def test_kernels_compile_for_every_chip(function, dtype, topology):
 
 @FUNCTIONS
 @pytest.mark.parametrize("kind", ["real", "complex"])
-@pytest.mark.parametrize("shape", [(2, 500, 256), (2, 100, 512), (3, 8000, 32), (1, 33, 1)])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((2, 500, 256), "float32"),
+        ((2, 100, 512), "bfloat16"),
+        ((3, 8000, 32), "float32"),
+        ((1, 33, 1), "bfloat16"),
+    ],
+)
 def test_kernels_of_other_shapes_compile(function, kind, shape, dtype):
     compile_kernel(function, shape, dtype, "v5e:1x1", kind=kind)
