@@ -18,7 +18,7 @@ def get_config():
     config.model.pool_factors = (4, 4, 10)
     config.model.layers = (1, 1, 2, 2)
     config.model.platform = "cpu"
-    config.model.remat = True  # On a CPU, memory costs more than the recomputation.
+    config.model.remat = "half_block"  # On a CPU, memory costs more than the recomputation.
 
     config.data.name = "digits"
     config.data.train_len = 8_000  # Half a second holds most words; evaluation sees all of them.

@@ -6,6 +6,7 @@ parameters follow `PARAMETER_RULES`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -117,6 +118,43 @@ def init_sharded(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER_R
     return jax.jit(init, out_shardings=state_sharding(mesh, jax.eval_shape(init), rules))()
 
 
+def on_mesh(mesh: Mesh | None, function: Callable) -> Callable:
+    """Makes the mesh the ambient one while a function is traced; None leaves it as it is.
+
+    Whoever compiles a model for several devices wraps it in this: `map_batch` looks for the mesh.
+    """
+    if mesh is None:
+        return function
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+def map_batch(function: Callable, rows: Any, shared: Any) -> Any:
+    """Computes function(rows, shared) with every device on its own rows of the batch.
+
+    The compiler cannot split a kernel over devices, nor does it know that the gradient of a sparse
+    matrix is best summed over devices after its zeros are gone. Without an ambient mesh, or with
+    one device, the function is simply called.
+
+    Args:
+      function: From (rows, shared) to a tree of arrays with as many rows; rows must not meet.
+      rows: Tree of arrays whose first axis is the batch.
+      shared: Tree of arrays that are the same on all devices; their gradients are summed over them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get(DATA_AXIS, 1) == 1:
+        return function(rows, shared)
+    batch = P(DATA_AXIS)
+    # Kernels do not say how their results vary over the devices, so that is not checked.
+    mapped = jax.shard_map(function, in_specs=(batch, P()), out_specs=batch, check_vma=False)
+    return mapped(rows, shared)
+
+
 def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
     """Compiles (state, batch) -> (state, metrics) for the mesh; the old state's memory is reused.
 
@@ -127,7 +165,7 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
     """
     state = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        step,
+        on_mesh(mesh, step),
         in_shardings=(state, batch_sharding(mesh)),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,

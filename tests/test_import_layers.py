@@ -31,7 +31,7 @@ ALLOWED_ROOMS = {
     "lock": {"disk_full"},
     "sharding": set(),
     "audio": {"files"},
-    "ops": {"typing", "config_checks"},
+    "ops": {"typing", "config_checks", "sharding"},
     "layers": {"typing", "config_checks", "ops"},
     "models": BELOW_MODELS,
     "data": GROUND | {"audio"},

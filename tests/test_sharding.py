@@ -57,3 +57,25 @@ def test_sharded_arrays_are_copied_whole_to_another_mesh(mesh):
     copied = sharding.copy_to(sharding.make_mesh(jax.devices()[:1]), placed)
     jax.tree.map(np.testing.assert_array_equal, copied, TREE)
     assert len(copied["a"]["kernel"].devices()) == 1
+
+
+def test_every_device_computes_its_own_rows_and_gradients_are_summed(mesh):
+    rows, shared = np.arange(32.0).reshape(16, 2), np.float64([[1.0], [3.0]])
+    seen = []
+
+    def loss(shared, rows):
+        def multiply(rows, shared):
+            seen.append(rows.shape)
+            return jnp.sin(rows @ shared)
+
+        return jnp.sum(sharding.map_batch(multiply, rows, shared))
+
+    compiled = jax.jit(sharding.on_mesh(mesh, jax.value_and_grad(loss)))
+    value, gradient = compiled(*sharding.put_along(mesh, (shared, rows), [-1, 0]))
+    assert set(seen) == {(2, 2)}
+    phase = rows @ shared
+    np.testing.assert_allclose(value, np.sin(phase).sum(), rtol=1e-5)  # Float32 sums.
+    np.testing.assert_allclose(gradient, rows.T @ np.cos(phase), rtol=1e-5)
+    seen.clear()
+    jax.jit(loss)(shared, rows)
+    assert seen == [(16, 2)]

@@ -16,8 +16,8 @@ from poolformer_jax.files import quoted
 
 _LOG = logging.getLogger(__name__)
 
-LAYOUT = 2
-"""The first one had no kinds of models and mixers, and did not name itself."""
+LAYOUT = 3
+"""In 2, `remat` was true or false; 1 had no kinds of models and mixers, and did not name itself."""
 
 # Field -> its name today; and the kinds that all these runs are of.
 _MOVED = {
@@ -28,6 +28,11 @@ _MOVED = {
     "model.max_phase": "model.mixer.max_phase",
 }
 _KINDS = {"model.kind": "poolformer", "model.mixer.kind": "rg_lru"}
+
+# Field -> what its values are called today.
+_RENAMED_VALUES: Mapping[str, Mapping[Any, Any]] = {
+    "model.remat": {True: "half_block", False: "none"},
+}
 
 # Field -> the values that mean nothing today, which are ignored; and what to know about others.
 _REMOVED: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -69,6 +74,11 @@ def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in ({**_KINDS, **moved} if moved else {}).items():
         section, field = _find(current, name, make=True)
         section[field] = value
+    for name, new_values in _RENAMED_VALUES.items():
+        section, field = _find(current, name)
+        for old, new in new_values.items():
+            if section.get(field) is old:
+                section[field] = new
     for name, (meaningless, about) in _REMOVED.items():
         section, field = _find(current, name)
         if field in section:

@@ -14,7 +14,7 @@ Source: Gallo Fernandez 2025, arXiv:2510.02206; De et al. 2024, arXiv:2402.19427
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -139,10 +139,8 @@ class Layer(nn.Module):
         self, x: Float[Array, "b t d"], state: LayerState
     ) -> tuple[Float[Array, "b t d"], LayerState]:
         mixer_block, mlp_block = MixerBlock, MLPBlock
-        if self.config.remat:
-            # Inside a loop over layers nothing can be merged with the recomputation anyway.
-            mixer_block = nn.remat(MixerBlock, prevent_cse=False)
-            mlp_block = nn.remat(MLPBlock, prevent_cse=False)
+        if self.config.remat == "half_block":
+            mixer_block, mlp_block = _recomputed(MixerBlock), _recomputed(MLPBlock)
         x, state = mixer_block(self.config, self.init_scale, name="mixer")(x, state)
         return mlp_block(self.config, self.init_scale, name="mlp")(x), state
 
@@ -169,7 +167,7 @@ class LayerStack(nn.Module):
         if self.num_layers == 0:
             return x, state
         scanned = nn.scan(
-            Layer,
+            _recomputed(Layer) if self.config.remat == "block" else Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.num_layers,
@@ -183,6 +181,11 @@ class LayerStack(nn.Module):
         return jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (self.num_layers, *leaf.shape)), one
         )
+
+
+def _recomputed(block: type[nn.Module]) -> Any:
+    # Inside a loop over layers nothing can be merged with the recomputation anyway.
+    return nn.remat(block, prevent_cse=False)
 
 
 def normalize(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from poolformer_jax.layers.mixer import Mixer
 
 EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
+RematPolicy = Literal["none", "block", "half_block"]
 NormKind = Literal["layer_norm", "rms_norm", "none"]
 
 
@@ -31,13 +32,15 @@ class ExecutionConfig:
       dtype: Type of the activations; parameters and recurrence are float32.
       scan: Implementation of linear recurrences; `auto` follows `platform`.
       platform: The platform the program is compiled for.
-      remat: Recompute residual blocks in the backward pass: less memory, about a third more work.
+      remat: What the backward pass recomputes, for less memory and about a third more work: the
+        inside of each `block`, which is a mixer block and an MLP block, of each `half_block`, which
+        is one of them, or nothing (`none`).
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     scan: Literal["associative", "sequential", "auto"] = "auto"
     platform: Platform = "tpu"
-    remat: bool = False
+    remat: RematPolicy = "none"
 
 
 EXECUTION_FIELDS = frozenset({"scan", "platform", "remat"})

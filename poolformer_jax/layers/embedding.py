@@ -90,18 +90,15 @@ class LabelEmbedding(nn.Module):
 
 
 class OutputHead(nn.Module):
-    """logits = LayerNorm(x) W + b, in float32.
+    """logits = LayerNorm(x) W + b, in float32 whatever the activations' type.
 
     Attributes:
       num_codes: v.
-      dtype: Type of the product; the logits come out in float32.
     """
 
     num_codes: int
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name="norm")
-        x = norm(x.astype(jnp.float32)).astype(self.dtype)
-        return nn.Dense(self.num_codes, dtype=self.dtype, name="projection")(x).astype(jnp.float32)
+        return nn.Dense(self.num_codes, name="projection")(norm(x.astype(jnp.float32)))

@@ -8,13 +8,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from poolformer_jax.ops.block_diagonal import block_diagonal_product
+
 
 class BlockDiagonalLinear(nn.Module):
-    """y = x W + b, where W is block-diagonal.
-
-    Over many steps the blocks are spread into one dense matrix before the product: a matrix unit
-    multiplies by the zeros faster than it can run many small products. A single step is too short
-    to pay for that, and multiplies block by block.
+    """y = x W + b, where W is block-diagonal; see `block_diagonal_product`.
 
     Initialisation follows the published code, which draws the kernel [n, i, o] and the bias
     [n, o] as if n were a receptive field: truncated normal with variance 1 / (n i) for the kernel
@@ -35,15 +33,5 @@ class BlockDiagonalLinear(nn.Module):
         n, i, o = self.num_blocks, x.shape[-1] // self.num_blocks, self.features // self.num_blocks
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (n, i, o))
         bias = self.param("bias", nn.initializers.lecun_normal(), (n, o))
-        x, kernel, bias = (
-            array.astype(self.dtype) for array in (x, kernel, bias.reshape(1, 1, -1))
-        )
-        b, t, _ = x.shape
-        if t == 1:
-            # With the blocks in front XLA runs this as one batched product, without transposing
-            # the kernel.
-            blocks = jnp.moveaxis(x.reshape(b, n, i), 1, 0)
-            y = jnp.moveaxis(jnp.einsum("nbi,nio->nbo", blocks, kernel), 0, 1)
-            return y.reshape(b, 1, n * o) + bias
-        dense = jnp.einsum("nio,nm->nimo", kernel, jnp.eye(n, dtype=self.dtype))
-        return x @ dense.reshape(n * i, n * o) + bias
+        y = block_diagonal_product(x.astype(self.dtype), kernel)
+        return y + bias.reshape(1, 1, -1).astype(self.dtype)

@@ -12,17 +12,25 @@ from jaxtyping import Float, Int, Key
 from poolformer_jax.ops.draw import Draw
 
 
+@jax.checkpoint
 def log_probs_of(
     logits: Float[Array, "*lead v"], codes: Int[Array, "*lead"]
 ) -> Float[Array, "*lead"]:
     """Computes log p(code) in nats.
 
+    The gradient is computed from the logits again: nothing else of their size is kept.
+
     Args:
       logits: Unnormalised log-probabilities; the softmax runs in float32.
       codes: The codes that were observed.
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    return jnp.take_along_axis(log_p, codes[..., None], axis=-1)[..., 0]
+    logits = logits.astype(jnp.float32)
+    shifted = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    # Picked by a mask: the gradient of indexing is a scatter, which accelerators do one by one.
+    every_code = jax.lax.broadcasted_iota(codes.dtype, logits.shape, logits.ndim - 1)
+    is_observed = codes[..., None] == every_code
+    observed = jnp.sum(jnp.where(is_observed, shifted, 0.0), axis=-1)
+    return observed - jnp.log(jnp.sum(jnp.exp(shifted), axis=-1))
 
 
 def excess_bits(log_probs: Float[Array, "..."], num_codes: int) -> Float[Array, "..."]:

@@ -160,7 +160,7 @@ class StreamingGenerator(Iterator[Block]):
         self.position = 0
         log_probs = np.zeros((num_clips, 0), np.float32)
         if prompt is not None:
-            self._state, log_probs = prime(model, params, state, codes)
+            self._state, log_probs = prime(model, params, state, codes, mesh=mesh)
         self.prompt = self._finish(codes, log_probs)
 
     def __next__(self) -> Block:
@@ -191,6 +191,8 @@ def prime(
     params: Any,
     state: State,
     codes: Int[np.ndarray, "b t"],
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[State, Float[np.ndarray, "b t"]]:
     """Reads samples: whole chunks in parallel, as long ones as fit, the rest step by step.
 
@@ -199,13 +201,14 @@ def prime(
       params: Parameters.
       state: The state before them.
       codes: The samples.
+      mesh: Devices that the state is split over.
 
     Returns:
       (state after them, the log-probability of each in nats).
     """
     multiple, (clips, length) = model.chunk_multiple, codes.shape
     chunk = max(multiple, _PRIME_SAMPLES // clips // multiple * multiple)
-    read_chunk, read_steps = _compile_prime(model)
+    read_chunk, read_steps = _compile_prime(model, mesh)
     log_probs, start = [], 0
     while start < length:
         whole = min(chunk, (length - start) // multiple * multiple)
@@ -233,7 +236,7 @@ def _compile_block(model: SequenceModel, draw: Draw, block_samples: int) -> Call
 
 
 @functools.lru_cache(maxsize=8)
-def _compile_prime(model: SequenceModel) -> tuple[Callable, Callable]:
+def _compile_prime(model: SequenceModel, mesh: Mesh | None) -> tuple[Callable, Callable]:
     @jax.jit
     def read_steps(params: Any, codes: Array, state: State):
         def step(state: State, code: Array):
@@ -243,7 +246,7 @@ def _compile_prime(model: SequenceModel) -> tuple[Callable, Callable]:
         state, log_probs = jax.lax.scan(step, state, codes.T)
         return log_probs.T, state
 
-    return jax.jit(model.log_probs), read_steps
+    return jax.jit(sharding.on_mesh(mesh, model.log_probs)), read_steps
 
 
 def _check_clip_ids(clip_ids: Sequence[int] | None, num_clips: int) -> list[int]:

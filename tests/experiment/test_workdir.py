@@ -102,6 +102,7 @@ def test_run_of_the_old_layout_is_read(tmp_path):
     mixer = experiment.model.mixer
     assert (mixer.kind, mixer.recurrent_width, mixer.num_gate_blocks) == ("rg_lru", 16, 4)
     assert (mixer.complex, mixer.max_phase, mixer.decay_exponent) == (False, 0.25, 8.0)
+    assert experiment.model.remat == "half_block"
     assert experiment.data.train_len == 320 and experiment.train.ema_decay == 0.99
     # The same run goes on.
     assert check_workdir(tmp_path, experiment) == []
@@ -139,7 +140,7 @@ DAMAGED = {
     "no layout": (WHOLE | {"layout": "x"}, "its layout is 'x', not a number"),
     "a newer layout": (
         WHOLE | {"layout": 99, "version": "7.0", "model": {"shape": 3}},
-        "version '7.0' wrote it in layout 99, and this one, 0.1.0, reads layouts up to 2",
+        "version '7.0' wrote it in layout 99, and this one, 0.1.0, reads layouts up to 3",
     ),
     "a classifier": (WHOLE | {"augment": {}}, "holds the run of a classifier, where that of no"),
 }
@@ -193,7 +194,7 @@ def test_another_model_or_data_is_refused_and_listed(tmp_path):
     write_experiment(tmp_path, Experiment())
     other = replace(
         Experiment(),
-        model={"width": 64, "gating": False, "remat": True, "mixer": {"max_phase": 1.0}},
+        model={"width": 64, "gating": False, "remat": "block", "mixer": {"max_phase": 1.0}},
         data={"codec": "linear"},
     )
     with pytest.raises(ValueError) as error:
@@ -217,7 +218,7 @@ def test_recipe_and_execution_may_change(tmp_path):
     write_experiment(tmp_path, Experiment())
     other = replace(
         Experiment(),
-        model={"platform": "cpu", "remat": True},
+        model={"platform": "cpu", "remat": "block"},
         data={"data_dir": "elsewhere"},
         train={"learning_rate": 1e-3},
     )
@@ -245,7 +246,7 @@ def test_classifier_may_change_its_recipe_but_not_what_it_is(tmp_path):
 def test_evaluation_needs_the_same_model_and_codec_only(tmp_path):
     write_experiment(tmp_path, Experiment())
     data = {"name": "sc09", "seq_len": 160_000, "normalize": False}
-    model = {"scan": "sequential", "remat": True}
+    model = {"scan": "sequential", "remat": "block"}
     check_evaluation(tmp_path, replace(Experiment(), model=model, data=data))
     with pytest.raises(ValueError, match="--config is of another model") as error:
         check_evaluation(

@@ -46,7 +46,7 @@ def test_mlp_bias_is_drawn_with_deviation_one_half():
 
 
 def test_head_equals_formula_and_returns_float32():
-    head = OutputHead(5, jnp.bfloat16)
+    head = OutputHead(5)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1, 3, 8))
     params = head.init(jax.random.key(0), jnp.float32(x))["params"]
@@ -58,9 +58,9 @@ def test_head_equals_formula_and_returns_float32():
     expected = z @ params["projection"]["kernel"] + params["projection"]["bias"]
     low = head.apply({"params": params}, jnp.bfloat16(x))
     assert low.dtype == jnp.float32
-    # bfloat16 keeps 8 bits of inputs, weights and products of order 2.
+    # bfloat16 keeps 8 bits of inputs of order 2.
     np.testing.assert_allclose(low, expected, atol=0.05)
-    full = OutputHead(5).apply({"params": params}, jnp.float32(x))
+    full = head.apply({"params": params}, jnp.float32(x))
     np.testing.assert_allclose(full, expected, atol=2e-6)
 
 

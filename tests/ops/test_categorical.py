@@ -208,3 +208,18 @@ def test_low_temperatures_take_the_likeliest_code(temperature):
     keys = jax.random.split(jax.random.key(0), 2)
     codes = draw_codes(logits, keys, draw=Draw(temperature=temperature))
     np.testing.assert_array_equal(codes, [2, 1])
+
+
+def test_the_gradient_keeps_the_logits_alone():
+    rng = np.random.default_rng(0)
+    logits, codes = (
+        jnp.float32(rng.normal(size=(2, 5, 7))),
+        jnp.asarray(rng.integers(7, size=(2, 5))),
+    )
+    _, backward = jax.vjp(lambda logits: log_probs_of(logits, codes), logits)
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape == logits.shape]
+    assert len(kept) == 1
+    np.testing.assert_array_equal(kept[0], logits)
+    (gradient,) = backward(jnp.ones((2, 5)))
+    expected = np.eye(7)[codes] - np.asarray(jax.nn.softmax(logits))
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)  # Float32, terms of order 1.

@@ -101,7 +101,7 @@ def make_likelihood_evaluator(
         return excess_bits(log_probs, model.num_codes), sharding.replicate(mesh, state)
 
     start_state = jax.jit(start)
-    score = jax.jit(score_chunk)
+    score = jax.jit(sharding.on_mesh(mesh, score_chunk))
 
     def evaluate(
         params: Any,

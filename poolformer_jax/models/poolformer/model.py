@@ -60,7 +60,7 @@ class Network(nn.Module):
             config.num_codes, config.width, config.embedding, config.dtype
         )
         self.backbone = make_block(config)
-        self.head = OutputHead(config.num_codes, config.dtype)
+        self.head = OutputHead(config.num_codes)
 
     def __call__(
         self, codes: Int[Array, "b t"], state: PoolformerState
