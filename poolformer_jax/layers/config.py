@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from poolformer_jax.layers.mixer import Mixer
 
 EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
-RematPolicy = Literal["none", "block", "half_block"]
+RematPolicy = Literal["none", "block", "half_block", "elementwise"]
 NormKind = Literal["layer_norm", "rms_norm", "none"]
 
 
@@ -34,7 +34,8 @@ class ExecutionConfig:
       platform: The platform the program is compiled for.
       remat: What the backward pass recomputes, for less memory and about a third more work: the
         inside of each `block`, which is a mixer block and an MLP block, of each `half_block`, which
-        is one of them, or nothing (`none`).
+        is one of them, all but products of matrices and states of recurrences (`elementwise`),
+        little work for half of the memory, or nothing (`none`).
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
@@ -31,15 +32,22 @@ class RGLRU(LRU):
     config: RGLRUConfig
 
     def recur(
-        self, u: Float[Array, "b t e"], state: RealOrPlanes
+        self,
+        u: Float[Array, "b t e"],
+        state: RealOrPlanes,
+        x: Float[Array, "b t d"],
+        project: nn.Dense,
     ) -> tuple[Float[Array, "b t e"], RealOrPlanes]:
         """Runs the gated recurrence."""
         config, execution = self.config, self.execution
 
         def gate(name: str) -> Float[Array, "b t c"]:
-            return BlockDiagonalLinear(
+            linear = BlockDiagonalLinear(
                 config.num_channels, config.num_gate_blocks, execution.dtype, name=name
-            )(u)
+            )
+            if execution.platform == "cpu" and u.shape[1] > 1:
+                return linear(x, after=project.variables["params"])
+            return linear(u)
 
         gate_x, gate_a = gate("input_gate"), gate("recurrence_gate")
         decay, theta = self.decay_and_theta()

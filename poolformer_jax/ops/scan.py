@@ -15,6 +15,7 @@ from typing import Literal, TypeVar, assert_never, cast
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from poolformer_jax.config_checks import Platform
 from poolformer_jax.ops.one_kernel import one_kernel
@@ -22,6 +23,9 @@ from poolformer_jax.typing import Planes, RealOrPlanes
 
 ScanImplementation = Literal["associative", "sequential"]
 T = TypeVar("T", bound=RealOrPlanes)
+
+SCAN_STATES = "scan_states"
+"""Name of the states among what a policy of `jax.checkpoint` may save."""
 
 
 def choose_implementation(
@@ -106,7 +110,7 @@ def _scan(implementation, a, x, h0):
 
 
 def _scan_forward(implementation, a, x, h0):
-    h = _run(implementation, a, x, h0)
+    h = checkpoint_name(_run(implementation, a, x, h0), SCAN_STATES)
     return (h, _at(h, -1)), (a, h, h0)
 
 
@@ -164,7 +168,7 @@ def _sequential(a, x, h0):
         return h, _put_row(states, h, t)
 
     steps = _shapes(x)[0][1]
-    return jax.lax.fori_loop(0, steps, step, (_as_row(h0), _empty_like(x)))[1]
+    return _loop(steps, step, (_as_row(h0), _empty_like(x)))[1]
 
 
 @one_kernel
@@ -185,9 +189,18 @@ def _sequential_backward(a, h, h0, dh, dh_last):
         return step(t, _row(h, t - 1), carry)
 
     carry = _as_row(dh_last), _empty_like(dh), _empty_like(a)
-    carry = jax.lax.fori_loop(0, steps - 1, backward, carry)
+    carry = _loop(steps - 1, backward, carry)
     dh0, dx, da = step(0, _as_row(h0), carry)
     return da, dx, _at(dh0, 0)
+
+
+def _loop(steps: int, body, carry):
+    # `fori_loop` would make a scan, whose body is a function of its own inside the kernel.
+    def step(state):
+        t, carry = state
+        return t + 1, body(t, carry)
+
+    return jax.lax.while_loop(lambda state: state[0] < steps, step, (jnp.int32(0), carry))[1]
 
 
 def _row(a, t):
@@ -195,9 +208,7 @@ def _row(a, t):
 
 
 def _put_row(a, row, t):
-    return jax.tree.map(
-        lambda p, q: jax.lax.dynamic_update_slice_in_dim(p, q, t, axis=1), a, row
-    )
+    return jax.tree.map(lambda p, q: jax.lax.dynamic_update_slice_in_dim(p, q, t, axis=1), a, row)
 
 
 def _as_row(h):
