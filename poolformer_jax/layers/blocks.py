@@ -27,6 +27,7 @@ from jaxtyping import Float
 from poolformer_jax.layers.config import BlockConfig, NormKind
 from poolformer_jax.layers.initialization import scaled_normal
 from poolformer_jax.layers.mixer import MixerState
+from poolformer_jax.ops.scan import SCAN_STATES
 
 CONVOLUTION_WIDTH = 3
 
@@ -167,8 +168,12 @@ class LayerStack(nn.Module):
     ) -> tuple[Float[Array, "b t d"], LayerState]:
         if self.num_layers == 0:
             return x, state
+        layer = {
+            "block": _recomputed(Layer),
+            "elementwise": _recomputed(Layer, saved=_PRODUCTS_AND_STATES),
+        }.get(self.config.remat, Layer)
         scanned = nn.scan(
-            _recomputed(Layer) if self.config.remat == "block" else Layer,
+            layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.num_layers,
@@ -184,9 +189,15 @@ class LayerStack(nn.Module):
         )
 
 
-def _recomputed(block: type[nn.Module]) -> Any:
+_PRODUCTS_AND_STATES = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.checkpoint_dots,
+    jax.checkpoint_policies.save_only_these_names(SCAN_STATES),
+)
+
+
+def _recomputed(block: type[nn.Module], *, saved: Any = None) -> Any:
     # Inside a loop over layers nothing can be merged with the recomputation anyway.
-    return nn.remat(block, prevent_cse=False)
+    return nn.remat(block, prevent_cse=False, policy=saved)
 
 
 def normalize(

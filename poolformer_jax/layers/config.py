@@ -23,7 +23,7 @@ KERNEL_PLATFORMS: Mapping[str, Platform] = {"pallas": "tpu", "fused": "tpu"}
 """Values of `scan` that are kernels for one platform."""
 
 EmbeddingKind = Literal["sinusoidal", "table", "mlp"]
-RematPolicy = Literal["none", "block", "half_block"]
+RematPolicy = Literal["none", "block", "half_block", "elementwise"]
 NormKind = Literal["layer_norm", "rms_norm", "none"]
 
 
@@ -38,7 +38,8 @@ class ExecutionConfig:
       platform: The platform the program is compiled for.
       remat: What the backward pass recomputes, for less memory and about a third more work: the
         inside of each `block`, which is a mixer block and an MLP block, of each `half_block`, which
-        is one of them, or nothing (`none`).
+        is one of them, all but products of matrices and states of recurrences (`elementwise`),
+        little work for half of the memory, or nothing (`none`).
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Float
 
 from poolformer_jax.layers.initialization import LECUN_NORMAL
-from poolformer_jax.ops.block_diagonal import block_diagonal_product
+from poolformer_jax.ops.block_diagonal import block_diagonal_matrix, block_diagonal_product
 
 
 class BlockDiagonalLinear(nn.Module):
@@ -47,3 +47,19 @@ def apply_block_diagonal(
     kernels, biases = zip(*weights, strict=True)
     bias = jnp.concatenate(biases)[None, None].astype(x.dtype)
     return block_diagonal_product(x, kernels) + bias
+
+
+def apply_after_dense(
+    x: Float[Array, "b t d"],
+    dense: Mapping[str, Array],
+    weights: Sequence[tuple[Array, Array]],
+) -> Float[Array, "b t o"]:
+    """The same for the output of a dense layer, from that layer's input x and its parameters.
+
+    A CPU multiplies by all zeros of a spread matrix. The product of both layers' matrices has none,
+    and to compute it is cheap beside a product over many steps.
+    """
+    kernels, biases = zip(*weights, strict=True)
+    matrix = block_diagonal_matrix(kernels)
+    bias = dense["bias"] @ matrix + jnp.concatenate(biases)
+    return x @ (dense["kernel"] @ matrix).astype(x.dtype) + bias[None, None].astype(x.dtype)

@@ -59,14 +59,19 @@ class LRU(nn.Module):
     ) -> tuple[Float[Array, "b t d"], RealOrPlanes]:
         config, dtype = self.config, self.execution.dtype
         project = nn.Dense(config.recurrent_width, dtype=dtype, name="input_projection")
-        features, last = self.recur(project(x), state)
+        features, last = self.recur(project(x), state, x, project)
         project = nn.Dense(x.shape[-1], dtype=dtype, name="output_projection")
         return project(features), last
 
     def recur(
-        self, u: Float[Array, "b t e"], state: RealOrPlanes
+        self,
+        u: Float[Array, "b t e"],
+        state: RealOrPlanes,
+        x: Float[Array, "b t d"],
+        project: nn.Dense,
     ) -> tuple[Float[Array, "b t e"], RealOrPlanes]:
-        """Runs the recurrence: from u and the state before it to (states, last state)."""
+        """Runs the recurrence: from u = project(x) and the state before it to (states, last)."""
+        del x, project
         execution = self.execution
         decay, theta = self.decay_and_theta()
 

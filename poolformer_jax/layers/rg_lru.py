@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import jax
+from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
 from poolformer_jax.layers.config import RGLRUConfig
-from poolformer_jax.layers.linear import BlockDiagonalLinear, apply_block_diagonal
+from poolformer_jax.layers.linear import (
+    BlockDiagonalLinear,
+    apply_after_dense,
+    apply_block_diagonal,
+)
 from poolformer_jax.layers.lru import LRU
 from poolformer_jax.ops.rg_lru import rg_lru
 from poolformer_jax.ops.scan import choose_implementation
@@ -31,7 +36,11 @@ class RGLRU(LRU):
     config: RGLRUConfig
 
     def recur(
-        self, u: Float[Array, "b t e"], state: RealOrPlanes
+        self,
+        u: Float[Array, "b t e"],
+        state: RealOrPlanes,
+        x: Float[Array, "b t d"],
+        project: nn.Dense,
     ) -> tuple[Float[Array, "b t e"], RealOrPlanes]:
         """Runs the gated recurrence."""
         config, execution = self.config, self.execution
@@ -42,10 +51,15 @@ class RGLRU(LRU):
             )
             for name in ("input_gate", "recurrence_gate")
         ]
+        if execution.platform == "cpu" and u.shape[1] > 1:
+            dense = project.variables["params"]
+            gates = apply_after_dense(x.astype(u.dtype), dense, weights)
+        else:
+            gates = apply_block_diagonal(u, weights)
         decay, theta = self.decay_and_theta()
         return rg_lru(
             u,
-            apply_block_diagonal(u, weights),
+            gates,
             log_decay=-config.decay_exponent * jax.nn.softplus(decay),
             theta=theta,
             h0=state,

@@ -33,12 +33,17 @@ def block_diagonal_product(
         return jnp.concatenate([multiply_blocks(kernel) for kernel in kernels], axis=-1)
 
     def multiply(x: Float[Array, "b t i"], kernels: Sequence[Array]) -> Array:
-        return x @ jnp.concatenate([_spread(kernel) for kernel in kernels], axis=1).astype(x.dtype)
+        return x @ block_diagonal_matrix(kernels).astype(x.dtype)
 
     # Each device drops the zeros of the dense gradient before the devices add theirs.
     return sharding.map_batch(multiply, x, kernels)
 
 
-def _spread(kernel: Float[Array, "n i2 o2"]) -> Float[Array, "i o"]:
-    n, i, o = kernel.shape
-    return jnp.einsum("nio,nm->nimo", kernel, jnp.eye(n)).reshape(n * i, n * o)
+def block_diagonal_matrix(kernels: Sequence[Float[Array, "n i o"]]) -> Float[Array, "i2 o2"]:
+    """The dense matrices [W_1, W_2, ...] side by side."""
+
+    def spread(kernel: Float[Array, "n i o"]) -> Array:
+        n, i, o = kernel.shape
+        return jnp.einsum("nio,nm->nimo", kernel, jnp.eye(n)).reshape(n * i, n * o)
+
+    return jnp.concatenate([spread(kernel) for kernel in kernels], axis=1)

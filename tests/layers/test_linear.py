@@ -3,7 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.layers.linear import BlockDiagonalLinear, apply_block_diagonal
+from poolformer_jax.layers.linear import (
+    BlockDiagonalLinear,
+    apply_after_dense,
+    apply_block_diagonal,
+)
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -48,3 +52,18 @@ def test_initial_variances_are_those_of_the_published_code():
     limit = 2 / 0.87962566103423978
     assert np.abs(params["kernel"]).max() <= limit / np.sqrt(inputs) * (1 + 1e-6)
     assert np.abs(params["bias"]).max() <= limit / np.sqrt(num_blocks) * (1 + 1e-6)
+
+
+def test_after_a_dense_layer_equals_one_after_the_other():
+    rng = np.random.default_rng(0)
+    dense = {"kernel": rng.normal(size=(4, 6)), "bias": rng.normal(size=6)}
+    dense = jax.tree.map(jnp.float32, dense)
+    params = {"kernel": rng.normal(size=(3, 2, 3)), "bias": rng.normal(size=(3, 3))}
+    params = jax.tree.map(jnp.float32, params)
+    x = jnp.float32(rng.normal(size=(2, 5, 4)))
+    layer = BlockDiagonalLinear(9, 3)
+    expected = layer.apply({"params": params}, x @ dense["kernel"] + dense["bias"][None, None])
+    weights = (params["kernel"], params["bias"].reshape(-1))
+    found = apply_after_dense(x, dense, [weights])
+    # Float32 rounding of sums of a few terms of order 1.
+    np.testing.assert_allclose(found, expected, atol=5e-6)

@@ -58,7 +58,7 @@ def random_options(draw):
         "temporal_convolution": draw(st.booleans()),
         "num_classes": draw(st.sampled_from([0, 3])),
         "scan": "sequential",
-        "remat": draw(st.sampled_from(["none", "block", "half_block"])),
+        "remat": draw(st.sampled_from(["none", "block", "half_block", "elementwise"])),
     }
 
 
