@@ -26,7 +26,7 @@ WHOLE = dataclasses.replace(
     mixer=RGLRUConfig(recurrent_width=16, num_gate_blocks=2),
     layers=(1, 2),
     temporal_convolution=True,
-    remat=True,
+    remat="half_block",
 )
 
 
