@@ -18,11 +18,13 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from poolformer_jax.config_checks import Platform
-from poolformer_jax.ops.one_kernel import one_kernel
 from poolformer_jax.typing import Planes, RealOrPlanes
 
 ScanImplementation = Literal["associative", "sequential"]
 T = TypeVar("T", bound=RealOrPlanes)
+
+# XLA starts each operation of a loop's body as a task, which takes longer than its arithmetic.
+_loop = functools.partial(jax.lax.fori_loop, unroll=2)
 
 SCAN_STATES = "scan_states"
 """Name of the states among what a policy of `jax.checkpoint` may save."""
@@ -160,7 +162,6 @@ def _associative(a, x, h0, reverse: bool):
     return jax.lax.associative_scan(combine, (a, x), axis=1, reverse=reverse)[1]
 
 
-@one_kernel
 def _sequential(a, x, h0):
     def step(t, carry):
         h, states = carry
@@ -168,10 +169,9 @@ def _sequential(a, x, h0):
         return h, _put_row(states, h, t)
 
     steps = _shapes(x)[0][1]
-    return _loop(steps, step, (_as_row(h0), _empty_like(x)))[1]
+    return _loop(0, steps, step, (_as_row(h0), _empty_like(x)))[1]
 
 
-@one_kernel
 def _sequential_backward(a, h, h0, dh, dh_last):
     """The recurrence of `_scan_backward` in one loop; nothing is shifted, nothing conjugated."""
 
@@ -189,18 +189,9 @@ def _sequential_backward(a, h, h0, dh, dh_last):
         return step(t, _row(h, t - 1), carry)
 
     carry = _as_row(dh_last), _empty_like(dh), _empty_like(a)
-    carry = _loop(steps - 1, backward, carry)
+    carry = _loop(0, steps - 1, backward, carry)
     dh0, dx, da = step(0, _as_row(h0), carry)
     return da, dx, _at(dh0, 0)
-
-
-def _loop(steps: int, body, carry):
-    # `fori_loop` would make a scan, whose body is a function of its own inside the kernel.
-    def step(state):
-        t, carry = state
-        return t + 1, body(t, carry)
-
-    return jax.lax.while_loop(lambda state: state[0] < steps, step, (jnp.int32(0), carry))[1]
 
 
 def _row(a, t):
