@@ -7,7 +7,7 @@ Expected: unknown; no result of a Poolformer on it is published, and it was not 
 Published for SaShiMi, on crops: 1.294 bits per sample (Goel et al. 2022, arXiv:2202.09729). For
 crops take configs/youtubemix_crops.py.
 
-Compiled for 8 v5p chips, a step takes 40 GB of each; one minute is too much for a v5e chip.
+Compiled for 8 v5p chips before there were TPU kernels, a step took 40 GB of each.
 """
 
 from poolformer_jax.experiment import named_config
