@@ -26,9 +26,6 @@ from poolformer_jax.typing import Planes, RealOrPlanes
 ScanImplementation = Literal["associative", "sequential", "pallas", "fused"]
 T = TypeVar("T", bound=RealOrPlanes)
 
-# XLA starts each operation of a loop's body as a task, which takes longer than its arithmetic.
-_loop = functools.partial(jax.lax.fori_loop, unroll=2)
-
 SCAN_STATES = "scan_states"
 """Name of the states among what a policy of `jax.checkpoint` may save."""
 
@@ -139,8 +136,6 @@ def _scan_backward(implementation, residuals, cotangents):
     """
     a, h, h0 = residuals
     dh, dh_last = cotangents
-    if implementation == "sequential":
-        return _sequential_backward(a, h, h0, dh, dh_last)
     a = conjugate(a)
     a_next = jax.tree.map(lambda p: jnp.pad(p[:, 1:], ((0, 0), (0, 1), (0, 0))), a)
     dh = jax.tree.map(lambda p, last: p.at[:, -1].add(last), dh, dh_last)
@@ -160,8 +155,7 @@ def _run(implementation: Literal["associative", "sequential"], a, x, h0, *, reve
         case "associative":
             return _associative(a, x, h0, reverse)
         case "sequential":
-            assert not reverse
-            return _sequential(a, x, h0)
+            return _sequential(a, x, h0, reverse)
         case _:
             assert_never(implementation)
 
@@ -178,52 +172,15 @@ def _associative(a, x, h0, reverse: bool):
     return jax.lax.associative_scan(combine, (a, x), axis=1, reverse=reverse)[1]
 
 
-def _sequential(a, x, h0):
-    def step(t, carry):
-        h, states = carry
-        h = add(multiply(_row(a, t), h), _row(x, t))
-        return h, _put_row(states, h, t)
+def _sequential(a, x, h0, reverse: bool):
+    def step(h, inputs):
+        a_t, x_t = inputs
+        h = add(multiply(a_t, h), x_t)
+        return h, h
 
-    steps = _shapes(x)[0][1]
-    return _loop(0, steps, step, (_as_row(h0), _empty_like(x)))[1]
-
-
-def _sequential_backward(a, h, h0, dh, dh_last):
-    """The recurrence of `_scan_backward` in one loop; nothing is shifted, nothing conjugated."""
-
-    def step(t, h_previous, carry):
-        g, dx, da = carry
-        g = add(_row(dh, t), g)
-        dx = _put_row(dx, g, t)
-        da = _put_row(da, multiply(g, conjugate(h_previous)), t)
-        return multiply(conjugate(_row(a, t)), g), dx, da
-
-    steps = _shapes(a)[0][1]
-
-    def backward(index, carry):
-        t = steps - 1 - index
-        return step(t, _row(h, t - 1), carry)
-
-    carry = _as_row(dh_last), _empty_like(dh), _empty_like(a)
-    carry = _loop(0, steps - 1, backward, carry)
-    dh0, dx, da = step(0, _as_row(h0), carry)
-    return da, dx, _at(dh0, 0)
-
-
-def _row(a, t):
-    return jax.tree.map(lambda p: jax.lax.dynamic_slice_in_dim(p, t, 1, axis=1), a)
-
-
-def _put_row(a, row, t):
-    return jax.tree.map(lambda p, q: jax.lax.dynamic_update_slice_in_dim(p, q, t, axis=1), a, row)
-
-
-def _as_row(h):
-    return jax.tree.map(lambda p: p[:, None], h)
-
-
-def _empty_like(a):
-    return jax.tree.map(jnp.empty_like, a)
+    time_major = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1), (a, x))
+    _, h = jax.lax.scan(step, h0, time_major, reverse=reverse)
+    return jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1), h)
 
 
 def _at(a, index: int):
