@@ -191,13 +191,14 @@ def _splits_batch() -> bool:
     return automatic and mesh.shape[DATA_AXIS] > 1
 
 
-def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
+def jit_train_step(step: Callable, mesh: Mesh, abstract: Any, *, plain_sums: bool = False) -> Any:
     """Compiles (state, batch) -> (state, metrics) for the mesh; the old state's memory is reused.
 
     Args:
       step: The pure step.
       mesh: Devices.
       abstract: What `abstract_state` says of the train state.
+      plain_sums: See `Objective`.
     """
     state = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
@@ -205,20 +206,23 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any) -> Any:
         in_shardings=(state, batch_sharding(mesh)),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=_cpu_options() if mesh.devices.flat[0].platform == "cpu" else None,
+        compiler_options=_cpu_options(plain_sums)
+        if mesh.devices.flat[0].platform == "cpu"
+        else None,
     )
 
 
 @functools.cache
-def _cpu_options() -> dict[str, Any]:
+def _cpu_options(plain_sums: bool) -> dict[str, Any]:
     """What makes a training step on CPU compile and run faster, as far as this XLA knows it."""
-    wanted = {
-        # The library that XLA has for fused reductions sums a product over time ten times as
-        # slowly as XLA's own code; it keeps the matrix products.
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+    wanted: dict[str, Any] = {
         # A fifth of the time to compile, none to run: the loops are simple.
         "xla_llvm_disable_expensive_passes": True,
     }
+    if plain_sums:
+        # The library that XLA has for fused reductions sums a product over time more exactly, but
+        # ten times as slowly as XLA's own code; it keeps the matrix products.
+        wanted["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_DOT"
 
     def is_known(option: str) -> bool:
         options = {option: wanted[option]}

@@ -45,6 +45,7 @@ class ClassifierObjective:
     mesh: Mesh | None = None
 
     loss_name = "loss"
+    plain_sums = False
 
     def init(self, key: Array) -> tuple[Any, Stats]:
         """Draws the parameters."""

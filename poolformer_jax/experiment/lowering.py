@@ -53,7 +53,9 @@ class Programs:
         if self._model.num_classes:
             batch["labels"] = self._codes()
         step = make_train_step(self._objective, self._train)
-        jitted = sharding.jit_train_step(step, self._mesh, self._state)
+        jitted = sharding.jit_train_step(
+            step, self._mesh, self._state, plain_sums=self._objective.plain_sums
+        )
         return jitted.trace(self._state, batch)
 
     def trace_evaluation_step(self) -> Any:

@@ -22,6 +22,11 @@ class Objective(Protocol):
         """Which of the metrics is the loss."""
         ...
 
+    @property
+    def plain_sums(self) -> bool:
+        """Whether gradients may be summed one by one, less exactly, where that is faster (CPU)."""
+        ...
+
     def init(self, key: Array) -> tuple[Params, Statistics]:
         """Draws the parameters."""
         ...

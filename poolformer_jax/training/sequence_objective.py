@@ -38,6 +38,7 @@ class SequenceObjective:
     label_dropout: float = 0.0
 
     loss_name = "bits_per_sample"
+    plain_sums = True
 
     def init(self, key: Array) -> tuple[Params, None]:
         """Draws the parameters."""

@@ -102,7 +102,7 @@ class Trainer:
         self.skipped_before = int(self.state.skipped_steps), self.step
         self.unnoted = set() if restored is None else {self.step}
         self.train_step = sharding.jit_train_step(
-            make_train_step(objective, config), mesh, abstract
+            make_train_step(objective, config), mesh, abstract, plain_sums=objective.plain_sums
         )
         self.batches = batches(self.progress.examples_seen)
         self.ready: deque[tuple[dict[str, jax.Array], int] | Exception] = deque()

@@ -32,7 +32,7 @@ def test_generation_is_exact():
 
 
 @pytest.mark.slow
-@settings(EXAMPLES, max_examples=10)
+@settings(EXAMPLES, max_examples=5)
 @given(options=random_options())
 def test_generation_is_exact_for_many_models(options):
     check_generation(PoolformerConfig(**options))
