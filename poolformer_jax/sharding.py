@@ -206,9 +206,7 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any, *, plain_sums: boo
         in_shardings=(state, batch_sharding(mesh)),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=_cpu_options(plain_sums)
-        if mesh.devices.flat[0].platform == "cpu"
-        else None,
+        compiler_options=_cpu_options(plain_sums) if on_cpu else None,
     )
 
 
