@@ -201,6 +201,7 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any, *, plain_sums: boo
       plain_sums: See `Objective`.
     """
     state = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
         on_mesh(mesh, step),
         in_shardings=(state, batch_sharding(mesh)),
