@@ -6,8 +6,9 @@
 
 A model is a configuration, by its name or file. With `-no_pooling` behind it, it has the same
 residual blocks, all at the rate of the samples. `sc09` is the published baseline. Steps are whole:
-loss, gradient, update. They are taken in turns, on random codes. Over several lengths, time and
-temporaries are fitted by a power of the length.
+loss, gradient, update. They are taken in turns, on random codes. `products alone` is the time of
+the step's matrix products at the rate of one product of the baseline, measured in the same turns.
+Over several lengths, time and temporaries are fitted by a power of the length.
 
 With --tpu=v5e (or a topology, v5e:2x4) the steps are compiled ahead of time and nothing is run. The
 largest consumers of HBM bytes are named.
@@ -18,10 +19,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -36,6 +39,7 @@ from benchmarks.side_by_side import (
 )
 from launch import command_line
 from poolformer_jax import sharding
+from poolformer_jax.aot.report import read_work
 from poolformer_jax.experiment.configuration import Experiment, make_experiment, replace
 from poolformer_jax.experiment.lowering import Programs
 from poolformer_jax.experiment.named import named_config
@@ -65,6 +69,8 @@ _OUT = define_out(_FLAGS)
 
 Cell = tuple[str, int]
 """A model and a length."""
+
+_PRODUCTS: Cell = ("", 0)
 
 
 def main(argv):
@@ -109,12 +115,14 @@ def _experiment(name: str, length: int, num_devices: int) -> Experiment:
 def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[dict[str, Any]]]:
     steps: dict[Cell, Callable[[], float]] = {}
     temporaries: dict[Cell, float] = {}
+    flops: dict[Cell, int] = {}
     rows: dict[Cell, dict[str, Any]] = {}
     inits: dict[str, Any] = {}
     for (name, length), experiment in experiments.items():
         programs = Programs(experiment, mesh)
         step = programs.trace_train_step().lower().compile()
         memory = step.memory_analysis()
+        flops[name, length] = read_work(step.as_text()).flops
         temporaries[name, length] = memory.temp_size_in_bytes
         rows[name, length] = {
             "model": name,
@@ -126,11 +134,14 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
         if name not in inits:  # The same for all lengths.
             inits[name] = programs.trace_init().lower().compile()
         steps[name, length] = _steps(experiment, mesh, inits[name], step)
-    times = in_turns(steps, _ROUNDS.value)
+    products, product_flops = _products()
+    times = in_turns(steps | {_PRODUCTS: products}, _ROUNDS.value)
+    rate = product_flops / statistics.median(times.pop(_PRODUCTS))
     seconds = medians(times)
     for cell, row in rows.items():
         row |= {"s/step": seconds[cell], "from": min(times[cell]), "to": max(times[cell])}
         row["samples/s"] = row["clips"] * row["length"] / seconds[cell]
+        row |= {"TFLOP": flops[cell] / 1e12, "products alone, s": flops[cell] / rate}
     return {
         f"A training step on {jax.default_backend()}": list(rows.values()),
         "Without pooling, beside the same blocks with it": _pooling(seconds, temporaries),
@@ -154,6 +165,23 @@ def _steps(experiment: Experiment, mesh: Any, init: Any, step: Any) -> Callable[
 
     take_step()
     return functools.partial(seconds_of, take_step)
+
+
+def _products() -> tuple[Callable[[], float], int]:
+    """Ten products as in the baseline's layers: a function that tells their seconds, and FLOPs."""
+    x, wider = jnp.ones((16_000, 128)), jnp.full((128, 256), 1 / 128)
+
+    @jax.jit
+    def multiply(x: jax.Array, wider: jax.Array) -> jax.Array:
+        for _ in range(5):
+            x = (x @ wider) @ wider.T
+        return x
+
+    def take() -> None:
+        jax.block_until_ready(multiply(x, wider))
+
+    take()
+    return functools.partial(seconds_of, take), 10 * 2 * x.size * wider.shape[1]
 
 
 def _pooling(*costs: Mapping[Cell, float]) -> list[dict[str, Any]]:
