@@ -27,14 +27,14 @@ def get_config():
     config.data.crop = "random"
 
     # Small batches: in a few minutes, more updates beat better gradients.
-    config.train.num_steps = 1800
+    config.train.num_steps = 3000
     config.train.batch_size = 4
     config.train.learning_rate = 5e-3
     config.train.warmup_steps = 50
     config.train.schedule = "cosine"
     config.train.ema_decay = 0.99
-    config.train.log_every = 50
-    config.train.eval_every = 900
+    config.train.log_every = 100
+    config.train.eval_every = 1500
     config.train.eval_batch_size = 8
-    config.train.checkpoint_every = 450
+    config.train.checkpoint_every = 500
     return config

@@ -26,6 +26,7 @@ from jaxtyping import Float
 
 from poolformer_jax.layers.config import BlockConfig, NormKind
 from poolformer_jax.layers.initialization import scaled_normal
+from poolformer_jax.layers.linear import dense
 from poolformer_jax.layers.mixer import MixerState
 from poolformer_jax.ops.scan import SCAN_STATES
 
@@ -101,7 +102,7 @@ class MLPBlock(nn.Module):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         config = self.config
         z = normalize(config.norm, config.dtype, x)
-        main = nn.Dense(config.mlp_expansion * x.shape[-1], dtype=config.dtype, name="value")(z)
+        main = dense(config.mlp_expansion * x.shape[-1], config, name="value")(z)
         return x + GatedMerge(config, self.init_scale, name="merge")(main, z)
 
 
@@ -117,13 +118,13 @@ class GatedMerge(nn.Module):
     ) -> Float[Array, "b t d"]:
         config = self.config
         if config.gating:
-            gate = nn.Dense(main.shape[-1], dtype=config.dtype, name="gate")(z)
+            gate = dense(main.shape[-1], config, name="gate")(z)
             y = main * nn.gelu(gate, approximate=True)
         else:
             y = nn.gelu(main, approximate=True)
-        y = nn.Dense(
+        y = dense(
             z.shape[-1],
-            dtype=config.dtype,
+            config,
             kernel_init=scaled_normal(self.init_scale),
             name="projection",
         )(y)

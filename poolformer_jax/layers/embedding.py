@@ -11,7 +11,9 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from poolformer_jax.config_checks import Platform
 from poolformer_jax.layers.config import EmbeddingKind
+from poolformer_jax.layers.linear import dense_on
 
 
 def sinusoidal_table(num_codes: int, width: int) -> Float[np.ndarray, "v d"]:
@@ -94,11 +96,14 @@ class OutputHead(nn.Module):
 
     Attributes:
       num_codes: v.
+      platform: The platform the program is compiled for.
     """
 
     num_codes: int
+    platform: Platform = "tpu"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name="norm")
-        return nn.Dense(self.num_codes, name="projection")(norm(x.astype(jnp.float32)))
+        project = dense_on(self.platform, self.num_codes, name="projection")
+        return project(norm(x.astype(jnp.float32)))

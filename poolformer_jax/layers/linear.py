@@ -1,16 +1,30 @@
-"""Block-diagonal linear layer."""
+"""Dense and block-diagonal linear layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
+from poolformer_jax.config_checks import Platform
+from poolformer_jax.layers.config import ExecutionConfig
 from poolformer_jax.layers.initialization import LECUN_NORMAL
 from poolformer_jax.ops.block_diagonal import block_diagonal_matrix, block_diagonal_product
+from poolformer_jax.ops.dense_product import dense_product
+
+
+def dense(features: int, execution: ExecutionConfig, **options: Any) -> nn.Dense:
+    """A dense layer of the activations' type, on the platform of the program."""
+    return dense_on(execution.platform, features, dtype=execution.dtype, **options)
+
+
+def dense_on(platform: Platform, features: int, **options: Any) -> nn.Dense:
+    """A dense layer whose product is the one that suits a platform."""
+    return nn.Dense(features, dot_general=dense_product if platform == "cpu" else None, **options)
 
 
 class BlockDiagonalLinear(nn.Module):
@@ -51,15 +65,16 @@ def apply_block_diagonal(
 
 def apply_after_dense(
     x: Float[Array, "b t d"],
-    dense: Mapping[str, Array],
+    parameters: Mapping[str, Array],
     weights: Sequence[tuple[Array, Array]],
 ) -> Float[Array, "b t o"]:
-    """The same for the output of a dense layer, from that layer's input x and its parameters.
+    """The same for the output of a dense layer, from the layer's input x and its parameters.
 
     A CPU multiplies by all zeros of a spread matrix. The product of both layers' matrices has none,
     and to compute it is cheap beside a product over many steps.
     """
     kernels, biases = zip(*weights, strict=True)
     matrix = block_diagonal_matrix(kernels)
-    bias = dense["bias"] @ matrix + jnp.concatenate(biases)
-    return x @ (dense["kernel"] @ matrix).astype(x.dtype) + bias[None, None].astype(x.dtype)
+    bias = parameters["bias"] @ matrix + jnp.concatenate(biases)
+    y = dense_product(x, (parameters["kernel"] @ matrix).astype(x.dtype))
+    return y + bias[None, None].astype(x.dtype)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from poolformer_jax.layers.config import ExecutionConfig, LRUConfig
 from poolformer_jax.layers.initialization import uniform
+from poolformer_jax.layers.linear import dense
 from poolformer_jax.ops.recurrence import normalized_recurrence, zero_state
 from poolformer_jax.ops.scan import choose_implementation
 from poolformer_jax.typing import RealOrPlanes
@@ -57,10 +58,10 @@ class LRU(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], state: RealOrPlanes
     ) -> tuple[Float[Array, "b t d"], RealOrPlanes]:
-        config, dtype = self.config, self.execution.dtype
-        project = nn.Dense(config.recurrent_width, dtype=dtype, name="input_projection")
+        config, execution = self.config, self.execution
+        project = dense(config.recurrent_width, execution, name="input_projection")
         features, last = self.recur(project(x), state, x, project)
-        project = nn.Dense(x.shape[-1], dtype=dtype, name="output_projection")
+        project = dense(x.shape[-1], execution, name="output_projection")
         return project(features), last
 
     def recur(

@@ -52,8 +52,7 @@ class RGLRU(LRU):
             for name in ("input_gate", "recurrence_gate")
         ]
         if execution.platform == "cpu" and u.shape[1] > 1:
-            dense = project.variables["params"]
-            gates = apply_after_dense(x.astype(u.dtype), dense, weights)
+            gates = apply_after_dense(x.astype(u.dtype), project.variables["params"], weights)
         else:
             gates = apply_block_diagonal(u, weights)
         decay, theta = self.decay_and_theta()

@@ -61,7 +61,7 @@ class Network(nn.Module):
             config.num_codes, config.width, config.embedding, config.dtype
         )
         self.backbone = make_block(config)
-        self.head = OutputHead(config.num_codes)
+        self.head = OutputHead(config.num_codes, config.platform)
 
     def __call__(
         self, codes: Int[Array, "b t"], state: PoolformerState
