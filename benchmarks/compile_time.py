@@ -36,7 +36,7 @@ _TPU = tpu.define_tpu(_FLAGS)
 _OUT = define_out(_FLAGS)
 
 _PROGRAMS: dict[str, Callable[[Programs], Any]] = {
-    "initialisation": Programs.trace_init,
+    "initialisation, as one program": Programs.trace_init,
     "training step": Programs.trace_train_step,
     "evaluation step": Programs.trace_evaluation_step,
     "sampling step": Programs.trace_sampling_step,

@@ -16,8 +16,12 @@ def get_config():
     config = named_config("digits")
 
     config.data.name = "fsdd"
+    config.data.train_len = 8_000  # Half a second holds most words.
+    config.data.crop = "start"
 
     config.train.num_steps = 2_000
+    config.train.schedule = "constant"
+    config.train.log_every = 20
     config.train.eval_every = 250
     config.train.checkpoint_every = 250
     return config

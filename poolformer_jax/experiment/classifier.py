@@ -86,7 +86,7 @@ def train_classifier(
         # In the workdir of a run, of an earlier version perhaps, they are the run's.
         own = _FILES if (workdir / CONFIG_FILE).exists() else ()
         own_files.check(workdir, _FILES, own=own)
-        parts = config.num_parts(mesh.size)
+        parts = config.grad_accum_steps or 1
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         if experiment.augment.probability > 0:
             noise = read_noise(data.noise_dir) if data.noise_dir else synthetic_noise(config.seed)

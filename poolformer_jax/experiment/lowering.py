@@ -32,7 +32,7 @@ class Programs:
     def __init__(self, experiment: Experiment, mesh: Mesh):
         train = experiment.train
         sharding.check_batch_size(
-            "train.batch_size", train.batch_size, mesh, parts=train.num_parts(mesh.size)
+            "train.batch_size", train.batch_size, mesh, parts=train.grad_accum_steps or 1
         )
         self._mesh, self._train = mesh, train
         self._model = experiment.model.build()

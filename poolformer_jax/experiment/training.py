@@ -92,7 +92,7 @@ def train(
     with errors_of_all(distributed):
         if distributed and jax.process_index() == 0:
             lock = take_lock(workdir)
-        parts = config.num_parts(mesh.size)
+        parts = config.grad_accum_steps or 1
         here = jax.default_backend()
         if experiment.model.platform != here:
             raise ValueError(

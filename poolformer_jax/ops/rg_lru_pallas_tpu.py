@@ -64,7 +64,7 @@ def rg_lru(
     """
     parameters = [log_decay] if theta is None else [log_decay, theta]
     parameters = [parameter.astype(jnp.float32) for parameter in parameters]
-    h, h_last = _rg_lru(interpret, u, gates, parameters, side_by_side(h0))
+    h, h_last = _rg_lru(interpret, u, gates, parameters, side_by_side(h0).astype(jnp.float32))
     return h, split(h_last, len(parameters))
 
 

@@ -109,7 +109,7 @@ def _scan_backward(interpret, residuals, cotangents):
         side_by_side(dh_last),
         name="scan_backward",
         layout=Layout.of(
-            outputs[0].shape, [plane.dtype for plane in [*outputs, *jax.tree.leaves((a, h))]]
+            outputs[0].shape, [plane.dtype for plane in [*outputs, *jax.tree.leaves((a, h, dh))]]
         ),
         gradients=[(1, plane.dtype) for plane in outputs],
         interpret=interpret,

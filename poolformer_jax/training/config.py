@@ -105,7 +105,3 @@ class TrainConfig:
                     f"batch_size {self.batch_size} is not a multiple of grad_accum_steps "
                     f"{self.grad_accum_steps}; a batch is computed in that many equal parts"
                 )
-
-    def num_parts(self, num_devices: int) -> int:
-        """Parts that a batch is computed in on so many devices."""
-        return self.grad_accum_steps or max(1, self.batch_size // num_devices)
