@@ -117,7 +117,6 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
     temporaries: dict[Cell, float] = {}
     flops: dict[Cell, int] = {}
     rows: dict[Cell, dict[str, Any]] = {}
-    inits: dict[str, Any] = {}
     for (name, length), experiment in experiments.items():
         programs = Programs(experiment, mesh)
         step = programs.trace_train_step().lower().compile()
@@ -131,9 +130,7 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
             "temporaries, MB": memory.temp_size_in_bytes / 1e6,
             "state and batch, MB": memory.argument_size_in_bytes / 1e6,
         }
-        if name not in inits:  # The same for all lengths.
-            inits[name] = programs.trace_init().lower().compile()
-        steps[name, length] = _steps(experiment, mesh, inits[name], step)
+        steps[name, length] = _steps(experiment, mesh, programs.init_state(), step)
     products, product_flops = _products()
     times = in_turns(steps | {_PRODUCTS: products}, _ROUNDS.value)
     rate = product_flops / statistics.median(times.pop(_PRODUCTS))
@@ -149,14 +146,14 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
     }
 
 
-def _steps(experiment: Experiment, mesh: Any, init: Any, step: Any) -> Callable[[], float]:
+def _steps(experiment: Experiment, mesh: Any, state: Any, step: Any) -> Callable[[], float]:
     """Returns a function that takes a step and tells its seconds, once it has taken one."""
     shape = (experiment.train.batch_size, experiment.data.training_length)
     codes = np.random.default_rng(0).integers(0, experiment.model.num_codes, shape, np.int32)
     rows = {"tokens": codes, "lengths": np.full(shape[0], shape[1], np.int32)}
     if experiment.model.num_classes:
         rows["labels"] = np.zeros(shape[0], np.int32)
-    batch, state = sharding.put_batch(mesh, rows), init()
+    batch = sharding.put_batch(mesh, rows)
 
     def take_step() -> None:
         nonlocal state

@@ -1,4 +1,4 @@
-"""The programs of an experiment, traced for a mesh whose devices need not exist; nothing is run."""
+"""The programs of an experiment, traced for a mesh whose devices need not exist."""
 
 from __future__ import annotations
 
@@ -41,11 +41,9 @@ class Programs:
         self._init = functools.partial(init_train_state, self._objective, train)
         self._state = sharding.abstract_state(mesh, self._init)
 
-    def trace_init(self) -> Any:
-        """() -> state."""
-        return jax.jit(
-            self._init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self._state)
-        ).trace()
+    def init_state(self) -> Any:
+        """Computes the state before the first step, as a run does; the devices have to exist."""
+        return sharding.init_sharded(self._mesh, self._init)
 
     def trace_train_step(self) -> Any:
         """(state, batch) -> (state, metrics)."""
