@@ -46,7 +46,8 @@ _INITIALISATION = "initialisation, run too"
 def main(argv):
     """Measures, prints."""
     del argv
-    mesh = sharding.make_mesh(tpu.devices_of(_TPU.value) if _TPU.value else jax.devices()[:1])
+    devices = tpu.devices_of(_TPU.value) if _TPU.value else jax.devices()[:1]
+    mesh = sharding.make_mesh(devices=devices)
     measures = {
         (config, program): functools.partial(_measure, _maker(config, mesh), trace)
         for config in _CONFIGS.value

@@ -77,7 +77,7 @@ def main(argv):
     """Measures or compiles, prints."""
     del argv
     devices = tpu.devices_of(_TPU.value) if _TPU.value else jax.devices()[:1]
-    mesh = sharding.make_mesh(devices)
+    mesh = sharding.make_mesh(devices=devices)
     experiments = {}
     for name, length in itertools.product(_MODELS.value, map(int, _LENGTHS.value or ["0"])):
         experiment = _experiment(name, length, mesh.size)

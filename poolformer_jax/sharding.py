@@ -1,7 +1,9 @@
 """The one place that knows the mesh: where batches and parameters live.
 
-The mesh has one axis, `data`, over all devices of all processes. Batches are split along it;
-parameters follow `PARAMETER_RULES`.
+The mesh has three axes. `data` and `fsdp` split a batch by rows; `fsdp` splits the parameters and
+the optimiser's state too, as the rules of the model say; `sequence` splits every clip along time.
+The compiler sees to the first two. Along `sequence` a program does it by hand (`map_time`): layers
+exchange what goes across the borders, see `ops.scan_sharded`.
 """
 
 from __future__ import annotations
@@ -13,21 +15,56 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DATA_AXIS = "data"
+from poolformer_jax.mesh_config import MeshConfig
+
+DATA, FSDP, SEQUENCE = "data", "fsdp", "sequence"
+BATCH = DATA, FSDP
+"""The axes that split a batch by rows."""
 
 # (regular expression of a parameter's path, how its axes are split); the first match counts. The
 # optimiser's moments and the average have paths that end alike and follow.
 Rules = Sequence[tuple[str, P]]
-PARAMETER_RULES: Rules = ((r".*", P()),)
+REPLICATED: Rules = ((r".*", P()),)
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices, or of the given ones, along `data`."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
+def make_mesh(
+    config: MeshConfig | None = None, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of all devices, or of the given ones; along `data` if there is no configuration.
+
+    Neighbours along `fsdp` and `sequence` are neighbours in the network of a slice, and slices are
+    parts of `data`.
+
+    Raises:
+      ValueError: If the configuration does not fit the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    data, fsdp, sequence = (config or MeshConfig()).sizes(len(devices))
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    if data % len(slices):
+        raise ValueError(
+            f"mesh fsdp {fsdp} x sequence {sequence} does not fit into a slice of "
+            f"{len(devices) // len(slices)} devices; only data goes across slices"
+        )
+    shape = data // len(slices), fsdp, sequence
+    parts = [
+        np.reshape(part, shape)
+        if fsdp == sequence == 1
+        else mesh_utils.create_device_mesh(shape, part, allow_split_physical_axes=True)
+        for _, part in sorted(slices.items())
+    ]
+    return Mesh(np.concatenate(parts), (DATA, FSDP, SEQUENCE))
+
+
+def num_row_parts(mesh: Mesh) -> int:
+    """Parts that the rows of a batch are split into."""
+    return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def check_batch_size(name: str, size: int, mesh: Mesh, *, parts: int = 1) -> None:
@@ -39,25 +76,46 @@ def check_batch_size(name: str, size: int, mesh: Mesh, *, parts: int = 1) -> Non
       mesh: Devices.
       parts: Accumulation steps, each of which splits over the devices.
     """
-    step = mesh.shape[DATA_AXIS] * parts
+    step = num_row_parts(mesh) * parts
     if size % step:
         accumulation = f" x {parts} accumulation steps" if parts > 1 else ""
         raise ValueError(
-            f"{name} {size} does not split over {mesh.shape[DATA_AXIS]} devices{accumulation}; use "
+            f"{name} {size} does not split over {num_row_parts(mesh)} devices{accumulation}; use "
             f"a multiple of {step}, such as {-(-size // step) * step}"
         )
 
 
-def share_of_batch(batch_size: int) -> dict[str, int]:
-    """What this process reads of a batch, as `data.pipeline` is told."""
-    count = jax.process_count()
-    index = jax.process_index()
-    return {"batch_size": batch_size // count, "process_index": index, "process_count": count}
+def share_of_batch(mesh: Mesh, batch_size: int) -> dict[str, int]:
+    """What this process reads of a batch, as `data.pipeline` is told.
+
+    Processes whose devices have parts of the same clips read the same rows.
+
+    Raises:
+      ValueError: If some, but not all, of the rows of two processes are the same.
+    """
+    readers, index = _readers(mesh)
+    return {"batch_size": batch_size // readers, "process_index": index, "process_count": readers}
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows split over all devices."""
-    return NamedSharding(mesh, P(DATA_AXIS))
+@functools.lru_cache(maxsize=8)
+def _readers(mesh: Mesh) -> tuple[int, int]:
+    """How many groups of processes have the same rows, and the number of this process's."""
+    rows_of: dict[int, set[int]] = {}
+    for position, device in np.ndenumerate(mesh.devices):
+        row = position[0] * mesh.shape[FSDP] + position[1]
+        rows_of.setdefault(device.process_index, set()).add(row)
+    groups = sorted({tuple(sorted(rows)) for rows in rows_of.values()})
+    if sum(map(len, groups)) != num_row_parts(mesh):
+        raise ValueError(
+            f"mesh {dict(mesh.shape)} gives {len(rows_of)} processes overlapping parts of a batch; "
+            "use a mesh.sequence that divides the devices of a process, or is a multiple of them"
+        )
+    return len(groups), groups.index(tuple(sorted(rows_of[jax.process_index()])))
+
+
+def batch_sharding(mesh: Mesh, ndim: int = 1) -> NamedSharding:
+    """Rows split over `data` and `fsdp`; of arrays with two axes the second, time, too."""
+    return NamedSharding(mesh, P(BATCH, SEQUENCE) if ndim == 2 else P(BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -75,31 +133,39 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), tree)
 
 
-def state_sharding(mesh: Mesh, abstract_state: Any, rules: Rules = PARAMETER_RULES) -> Any:
-    """A sharding for every leaf of a train state or parameter tree.
+def state_sharding(mesh: Mesh, abstract_state: Any, rules: Rules = REPLICATED) -> Any:
+    """A sharding for every leaf of a train state or parameter tree; numbers are on every device.
 
     Raises:
-      ValueError: If no rule matches a leaf's path, or the one that does has more axes than the
-        leaf: nothing is replicated in silence.
+      ValueError: If no rule matches a leaf's path, or the one that does has more axes than the leaf
+        or splits one that the mesh does not divide: nothing is replicated in silence.
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path)
+        if leaf.ndim == 0:
+            return replicated(mesh)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         rule = next((rule for rule in rules if re.search(rule[0], name)), None)
         if rule is None:
-            raise ValueError(f"no sharding rule matches {name}; end the rules with ('.*', P())")
+            raise ValueError(f"no sharding rule matches {name} {leaf.shape}; add one for it")
         pattern, spec = rule
         if len(spec) > leaf.ndim:
             raise ValueError(
                 f"the sharding rule {pattern!r} has {len(spec)} axes, {spec}, but {name} has "
                 f"shape {leaf.shape}; put a rule for it in front"
             )
+        for size, axis in zip(leaf.shape, spec, strict=False):
+            if axis is not None and size % mesh.shape[axis]:
+                raise ValueError(
+                    f"mesh.{axis} {mesh.shape[axis]} does not divide the {size} of {name} "
+                    f"{leaf.shape}, which the sharding rule {pattern!r} splits; use a divisor"
+                )
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
-def abstract_state(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER_RULES) -> Any:
+def abstract_state(mesh: Mesh, init: Callable[[], Any], rules: Rules = REPLICATED) -> Any:
     """Shapes, types and shardings of what `init` returns, without computing it.
 
     These plain descriptions are what a checkpoint can be restored into and what a program can be
@@ -113,7 +179,7 @@ def abstract_state(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER
     )
 
 
-def init_sharded(mesh: Mesh, init: Callable[[], Any], rules: Rules = PARAMETER_RULES) -> Any:
+def init_sharded(mesh: Mesh, init: Callable[[], Any], rules: Rules = REPLICATED) -> Any:
     """Computes `init()` on every process, and puts every leaf in its place."""
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -153,42 +219,84 @@ def map_batch(function: Callable, rows: Any, shared: Any) -> Any:
       rows: Tree of arrays whose first axis is the batch.
       shared: Tree of arrays that are the same on all devices; their gradients are summed over them.
     """
-    if not _splits_batch():
+    axes = _automatic_axes()
+    if not axes:
         return function(rows, shared)
-    batch = P(DATA_AXIS)
+    batch = P(tuple(axis for axis in BATCH if axis in axes))
     # Kernels do not say how their results vary over the devices, so that is not checked.
-    mapped = jax.shard_map(function, in_specs=(batch, P()), out_specs=batch, check_vma=False)
+    mapped = jax.shard_map(
+        function, in_specs=(batch, P()), out_specs=batch, axis_names=axes, check_vma=False
+    )
     return mapped(rows, shared)
 
 
-def add_over_batch(function: Callable, rows: Any, shared: Any) -> Any:
-    """Adds function(rows, shared, device) over the devices, each of which has its own rows.
+def add_over_data(function: Callable, rows: Any, shared: Any) -> Any:
+    """Adds function(rows, shared, part) over the parts of `data`, each of which has its own rows.
 
     What is added within the function, over parts of the rows, then goes between devices only once.
 
     Args:
-      function: From rows, `shared` and the device's number to a tree of arrays; the devices' rows
-        are in the order of these numbers.
+      function: From rows, `shared` and the number of the part to a tree of arrays; the rows of the
+        parts are in the order of these numbers.
       rows: Tree of arrays whose first axis is the batch.
-      shared: Tree of arrays that are the same on all devices.
+      shared: Tree of arrays that are the same for all parts.
     """
-    if not _splits_batch():
+    if DATA not in _automatic_axes() or jax.sharding.get_abstract_mesh().shape[DATA] == 1:
         return function(rows, shared, 0)
 
     def add(rows: Any, shared: Any) -> Any:
-        return jax.lax.psum(function(rows, shared, jax.lax.axis_index(DATA_AXIS)), DATA_AXIS)
+        return jax.lax.psum(function(rows, shared, jax.lax.axis_index(DATA)), DATA)
 
-    return jax.shard_map(add, in_specs=(P(DATA_AXIS), P()), out_specs=P(), check_vma=False)(
-        rows, shared
+    mapped = jax.shard_map(
+        add, in_specs=(P(DATA), P()), out_specs=P(), axis_names={DATA}, check_vma=False
     )
+    return mapped(rows, shared)
 
 
-def _splits_batch() -> bool:
-    """Whether the ambient mesh has several devices that a batch is not yet split over by hand."""
+def map_time(function: Callable, steps: Any, shared: Any) -> Any:
+    """Computes function(steps, shared) with every device on its own part of time.
+
+    Within, `time_part` says which part it is, and `ops.scan_sharded` takes over what comes from the
+    parts before. Without an ambient mesh that splits time, the function is simply called.
+
+    Args:
+      function: From (steps, shared) to (steps, shared).
+      steps: Tree of arrays [b, t, ...]; the parts divide t.
+      shared: Tree of arrays that are the same on all devices; their gradients are summed over them.
+    """
+    if num_time_parts() == 1 or SEQUENCE not in _automatic_axes():
+        return function(steps, shared)
+    specs = P(None, SEQUENCE), P()
+    mapped = jax.shard_map(
+        function, in_specs=specs, out_specs=specs, axis_names={SEQUENCE}, check_vma=False
+    )
+    return mapped(steps, shared)
+
+
+def num_time_parts() -> int:
+    """Parts that the ambient mesh splits time into."""
+    return jax.sharding.get_abstract_mesh().shape.get(SEQUENCE, 1)
+
+
+def num_fsdp_parts() -> int:
+    """Parts that the ambient mesh splits the parameters into."""
+    return jax.sharding.get_abstract_mesh().shape.get(FSDP, 1)
+
+
+def time_part() -> jax.Array | None:
+    """Which part of time this is; None unless within `map_time` on several devices."""
+    if num_time_parts() == 1 or SEQUENCE in _automatic_axes():
+        return None
+    return jax.lax.axis_index(SEQUENCE)
+
+
+def _automatic_axes() -> set[str]:
+    """Axes of the ambient mesh over which the compiler splits; none on a single device."""
     mesh = jax.sharding.get_abstract_mesh()
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    automatic = kinds.get(DATA_AXIS) == jax.sharding.AxisType.Auto
-    return automatic and mesh.shape[DATA_AXIS] > 1
+    if mesh.empty or mesh.size == 1:
+        return set()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name for name, kind in kinds if kind == AxisType.Auto}
 
 
 def jit_train_step(step: Callable, mesh: Mesh, abstract: Any, *, plain_sums: bool = False) -> Any:
@@ -204,7 +312,7 @@ def jit_train_step(step: Callable, mesh: Mesh, abstract: Any, *, plain_sums: boo
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
         on_mesh(mesh, step),
-        in_shardings=(state, batch_sharding(mesh)),
+        in_shardings=(state, None),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
         compiler_options=_cpu_options(plain_sums) if on_cpu else None,
@@ -245,7 +353,7 @@ def map_rows(mesh: Mesh | None, function: Callable) -> Callable:
     """
     if mesh is None:
         return function
-    rows = P(DATA_AXIS)
+    rows = P(BATCH)
     return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)
 
 
@@ -272,7 +380,7 @@ def put_along(mesh: Mesh, tree: Any, axes: Sequence[int]) -> Any:
       axes: Of each leaf the axis to split, -1 for none.
     """
     leaves, structure = jax.tree.flatten(tree)
-    specs = [P() if axis < 0 else P(*[None] * axis, DATA_AXIS) for axis in axes]
+    specs = [P() if axis < 0 else P(*[None] * axis, BATCH) for axis in axes]
     placed = [
         jax.device_put(leaf, NamedSharding(mesh, spec))
         for leaf, spec in zip(leaves, specs, strict=True)
@@ -281,8 +389,12 @@ def put_along(mesh: Mesh, tree: Any, axes: Sequence[int]) -> Any:
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Makes global arrays of the rows that this process loaded."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
-    }
+    """Makes global arrays of the rows that this process loaded, as `share_of_batch` told it."""
+    readers, _ = _readers(mesh)
+
+    def put(rows: np.ndarray) -> jax.Array:
+        shape = readers * len(rows), *rows.shape[1:]
+        sharding = batch_sharding(mesh, rows.ndim)
+        return jax.make_array_from_process_local_data(sharding, rows, shape)
+
+    return {name: put(rows) for name, rows in batch.items()}

@@ -18,6 +18,7 @@ GROUND = {
     "disk_full",
     "interruption",
     "lock",
+    "mesh_config",
     "sharding",
 }
 BELOW_MODELS = GROUND | {"audio", "ops", "layers"}
@@ -29,7 +30,8 @@ ALLOWED_ROOMS = {
     "disk_full": set(),
     "interruption": set(),
     "lock": {"disk_full"},
-    "sharding": set(),
+    "mesh_config": {"config_checks"},
+    "sharding": {"mesh_config"},
     "aot": set(),
     "audio": {"files"},
     "ops": {"typing", "config_checks", "sharding"},

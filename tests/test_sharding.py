@@ -5,11 +5,12 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from poolformer_jax import sharding
+from poolformer_jax.mesh_config import MeshConfig
 
 
 @pytest.fixture(scope="module")
 def mesh():
-    return sharding.make_mesh(jax.devices()[:8])
+    return sharding.make_mesh(devices=jax.devices()[:8])
 
 
 @pytest.mark.parametrize(
@@ -28,13 +29,57 @@ def test_batches_that_split_pass(mesh):
     sharding.check_batch_size("train.batch_size", 32, mesh, parts=4)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "devices", "resolved"),
+    [
+        ({}, 8, (8, 1, 1)),
+        ({"sequence": 4}, 8, (2, 1, 4)),
+        ({"data": 2, "fsdp": -1}, 8, (2, 4, 1)),
+        ({"data": 1, "fsdp": 2, "sequence": 2}, 4, (1, 2, 2)),
+    ],
+)
+def test_axes_take_the_devices_that_are_left(sizes, devices, resolved):
+    config = MeshConfig(**sizes)
+    assert config.sizes(devices) == resolved
+    made = sharding.make_mesh(config, devices=jax.devices()[:devices])
+    assert tuple(made.shape.values()) == resolved
+    # Neighbours along time are neighbours.
+    assert [device.id for device in made.devices[0, 0]] == list(range(resolved[2]))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"fsdp": 0}, "fsdp 0 must be at least 1, or -1 for"),
+        ({"data": -1, "fsdp": -1}, "data -1 x fsdp -1 x sequence 1 has -1 more than once"),
+        ({"sequence": 3}, "mesh data -1 x fsdp 1 x sequence 3 does not fit 8 devices; .* be 8"),
+        ({"data": 2}, "mesh data 2 x fsdp 1 x sequence 1 does not fit 8 devices"),
+        ({"sequence": 16}, "does not fit 8 devices"),
+    ],
+)
+def test_meshes_that_do_not_fit_are_named(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        MeshConfig(**sizes).sizes(8)
+
+
+def test_evaluation_splits_parameters_as_far_as_devices_allow():
+    trained = MeshConfig(data=1, fsdp=4, sequence=8)
+    assert [trained.for_reading(n).sizes(n) for n in (1, 2, 6, 8)] == [
+        (1, 1, 1),
+        (1, 2, 1),
+        (3, 2, 1),
+        (2, 4, 1),
+    ]
+
+
 TREE = {"a": {"kernel": np.arange(48.0).reshape(16, 3)}, "step": np.int32(7)}
-RULES = ((r"kernel", P(sharding.DATA_AXIS)), (r".*", P()))
+RULES = ((r"a/kernel$", P(sharding.FSDP)),)
 
 
-def test_rules_place_every_leaf(mesh):
+def test_rules_place_every_leaf():
+    mesh = sharding.make_mesh(MeshConfig(fsdp=4))
     placed = sharding.init_sharded(mesh, lambda: jax.tree.map(jnp.asarray, TREE), RULES)
-    assert placed["a"]["kernel"].addressable_shards[3].data.shape == (2, 3)
+    assert placed["a"]["kernel"].addressable_shards[3].data.shape == (4, 3)
     assert placed["step"].sharding.is_fully_replicated
     replicated = sharding.state_sharding(mesh, TREE)
     assert all(s.is_fully_replicated for s in jax.tree.leaves(replicated))
@@ -43,18 +88,20 @@ def test_rules_place_every_leaf(mesh):
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (((r".*", P(sharding.DATA_AXIS)),), r"rule '.*' has 1 axes.*step.* has shape \(\)"),
-        (((r"kernel", P()),), r"no sharding rule matches .*step"),
+        (((r"kernel", P(None, None, "fsdp")),), r"rule 'kernel' has 3 axes.*a/kernel has shape"),
+        (((r"kernel", P(None, "fsdp")),), r"mesh.fsdp 8 does not divide the 3 of a/kernel \(16, 3"),
+        (((r"bias", P()),), r"no sharding rule matches a/kernel \(16, 3\)"),
     ],
 )
-def test_a_rule_that_does_not_fit_is_an_error(mesh, rules, message):
+def test_a_rule_that_does_not_fit_is_an_error(rules, message):
     with pytest.raises(ValueError, match=message):
-        sharding.state_sharding(mesh, TREE, rules)
+        sharding.state_sharding(sharding.make_mesh(MeshConfig(fsdp=8)), TREE, rules)
 
 
-def test_sharded_arrays_are_copied_whole_to_another_mesh(mesh):
+def test_sharded_arrays_are_copied_whole_to_another_mesh():
+    mesh = sharding.make_mesh(MeshConfig(fsdp=8))
     placed = sharding.init_sharded(mesh, lambda: jax.tree.map(jnp.asarray, TREE), RULES)
-    copied = sharding.copy_to(sharding.make_mesh(jax.devices()[:1]), placed)
+    copied = sharding.copy_to(sharding.make_mesh(devices=jax.devices()[:1]), placed)
     jax.tree.map(np.testing.assert_array_equal, copied, TREE)
     assert len(copied["a"]["kernel"].devices()) == 1
 

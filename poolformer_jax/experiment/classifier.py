@@ -73,7 +73,7 @@ def train_classifier(
       TrainingDivergedError: After too many skipped steps in a row.
     """
     model, data, config = experiment.model, experiment.data, experiment.train
-    mesh = sharding.make_mesh(devices)
+    mesh = sharding.make_mesh(devices=devices)
     noise = None
     with user_errors():
         workdir = local_path("workdir", workdir)

@@ -57,7 +57,7 @@ def draw_clips(
     with user_errors():
         check_amount(num_clips, length)
     model, devices = drawing_model(experiment), jax.local_devices()
-    mesh = sharding.make_mesh(devices[: math.gcd(num_clips, len(devices))])
+    mesh = sharding.make_mesh(devices=devices[: math.gcd(num_clips, len(devices))])
     # TPUs would multiply float32 numbers in bfloat16 otherwise.
     with user_errors(), jax.default_matmul_precision("float32"):
         codes, _ = generate(

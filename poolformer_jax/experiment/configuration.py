@@ -16,6 +16,7 @@ from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
 from poolformer_jax.config_checks import check_batch, config_values, make_config
 from poolformer_jax.data.config import DataConfig, LabelledDataConfig
 from poolformer_jax.files import quoted
+from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.models.config import SequenceModelConfig, check_length
 from poolformer_jax.models.registry import DEFAULT_MODEL
 from poolformer_jax.training.config import TrainConfig
@@ -46,6 +47,7 @@ class Experiment(Sections):
     model: SequenceModelConfig = DEFAULT_MODEL
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
         for name in ("seq_len", "train_len"):

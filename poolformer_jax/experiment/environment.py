@@ -60,7 +60,8 @@ def record_start(
     own_files.claim(workdir, RUN_FILES, own=RUN_FILES if is_run else ())
     write_experiment(workdir, experiment)
     write_json(workdir / "environment.json", environment)
-    devices = f"{mesh.size} {environment['platform']} devices"
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    devices = f"{mesh.size} {environment['platform']} devices{axes and f': {axes}'}"
     _LOG.info("%s parameters | %s | %s", f"{num_parameters:,}", clips, devices)
     for change in changes:
         _LOG.info("changed since the last start: %s", change)

@@ -108,9 +108,9 @@ def evaluate_likelihood(
         name_variant,
         write_likelihood,
     )
-    from poolformer_jax.experiment.restore import restore_params
+    from poolformer_jax.experiment.restore import make_reading_mesh, restore_params
 
-    mesh = sharding.make_mesh(devices)
+    mesh = make_reading_mesh(experiment, devices)
     model = on_platform(experiment.model, cast(Platform, jax.default_backend())).build()
     training_length = trained.data.training_length
     with errors_of_all(distributed):
@@ -127,7 +127,7 @@ def evaluate_likelihood(
         own_files.check(workdir, files, own=own)
         splits = open_splits(data)
         source = splits[split]
-        batches = eval_batches(source, data, **sharding.share_of_batch(batch_size))
+        batches = eval_batches(source, data, **sharding.share_of_batch(mesh, batch_size))
     agree(distributed, lambda: dataset_facts(splits), after_work=True)
     with interruption.StopRequest() as stop:
         likelihood = evaluate(params, batches, stop.together)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from poolformer_jax import sharding
 from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.models.config import check_length
 from poolformer_jax.ops.draw import Draw
 from poolformer_jax.training.sequence_objective import SequenceObjective
 from poolformer_jax.training.state import init_train_state
@@ -26,7 +27,7 @@ class Programs:
       mesh: Devices that the programs will be for.
 
     Raises:
-      ValueError: If a batch does not split over the mesh.
+      ValueError: If batch, clips or parameters do not split over the mesh.
     """
 
     def __init__(self, experiment: Experiment, mesh: Mesh):
@@ -37,13 +38,16 @@ class Programs:
         self._mesh, self._train = mesh, train
         self._model = experiment.model.build()
         self._length = experiment.data.training_length
+        time_parts = mesh.shape[sharding.SEQUENCE]
+        check_length(self._model, self._length, what="training length", parts=time_parts)
         self._objective = SequenceObjective(self._model, lambda params, should_stop: None)
         self._init = functools.partial(init_train_state, self._objective, train)
-        self._state = sharding.abstract_state(mesh, self._init)
+        self._rules = self._model.parameter_rules
+        self._state = sharding.abstract_state(mesh, self._init, self._rules)
 
     def init_state(self) -> Any:
         """Computes the state before the first step, as a run does; the devices have to exist."""
-        return sharding.init_sharded(self._mesh, self._init)
+        return sharding.init_sharded(self._mesh, self._init, self._rules)
 
     def trace_train_step(self) -> Any:
         """(state, batch) -> (state, metrics)."""
@@ -70,7 +74,7 @@ class Programs:
         return jax.ShapeDtypeStruct(
             (self._train.batch_size, *shape),
             jnp.int32,
-            sharding=sharding.batch_sharding(self._mesh),
+            sharding=sharding.batch_sharding(self._mesh, 1 + len(shape)),
         )
 
     def _trace_with_state(self, function: Callable[..., Any], rows: Any) -> Any:

@@ -16,8 +16,9 @@ from poolformer_jax.files import quoted
 
 _LOG = logging.getLogger(__name__)
 
-LAYOUT = 3
-"""In 2, `remat` was true or false; 1 had no kinds of models and mixers, and did not name itself."""
+LAYOUT = 4
+"""In 3, all devices were along `data` and there was no mesh; in 2, `remat` was true or false; 1 had
+no kinds of models and mixers, and did not name itself."""
 
 # Field -> its name today; and the kinds that all these runs are of.
 _MOVED = {
@@ -74,6 +75,8 @@ def current_values(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in ({**_KINDS, **moved} if moved else {}).items():
         section, field = _find(current, name, make=True)
         section[field] = value
+    if layout < 4 and "augment" not in current:
+        current.setdefault("mesh", {})
     for name, new_values in _RENAMED_VALUES.items():
         section, field = _find(current, name)
         for old, new in new_values.items():

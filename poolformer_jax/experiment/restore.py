@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def restore_params(
     Args:
       workdir: Of the run.
       experiment: Whose model has these parameters; that of the run if None.
-      mesh: Where they go; all devices if None.
+      mesh: Where they go; all devices, split as in training, if None.
       step: The number of a step, 400 or "400"; "latest"; or "best": that with the fewest validation
         bits, the latest if none was evaluated. In place of either, if damaged, the next is taken.
       weights: The averaged parameters, or those that were trained.
@@ -51,6 +52,12 @@ def restore_params(
         )
 
 
+def make_reading_mesh(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that parameters are restored to: split as in training, as far as devices allow."""
+    count = jax.device_count() if devices is None else len(devices)
+    return sharding.make_mesh(experiment.mesh.for_reading(count), devices=devices)
+
+
 def _restore(
     workdir: pathlib.Path,
     experiment: Experiment | None,
@@ -61,12 +68,14 @@ def _restore(
 ) -> tuple[Any, int]:
     if step not in ("best", "latest") and not step.isdecimal():
         raise ValueError(f"step {step!r} is neither 'best' nor 'latest' nor the number of a step")
-    experiment, mesh = experiment or read_experiment(workdir), mesh or sharding.make_mesh()
+    experiment = experiment or read_experiment(workdir)
+    mesh = mesh or make_reading_mesh(experiment)
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is missing: the run has no checkpoint yet")
-    init = functools.partial(experiment.model.build().init_params, jax.random.key(0))
-    abstract = sharding.abstract_state(mesh, init)
+    model = experiment.model.build()
+    init = functools.partial(model.init_params, jax.random.key(0))
+    abstract = sharding.abstract_state(mesh, init, model.parameter_rules)
     checkpointer = Checkpointer(directory, rank_likelihood, read_only=True)
     try:
         number: Any = int(step) if step.isdecimal() else step

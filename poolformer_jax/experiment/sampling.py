@@ -123,10 +123,10 @@ def sample(
     from poolformer_jax import sharding
     from poolformer_jax.experiment.clips import drawing_model
     from poolformer_jax.experiment.progress import drawing_bar, format_speed
-    from poolformer_jax.experiment.restore import restore_params
+    from poolformer_jax.experiment.restore import make_reading_mesh, restore_params
     from poolformer_jax.sampling.clips import draw_samples, hash_params
 
-    mesh, model = sharding.make_mesh(devices), drawing_model(experiment)
+    mesh, model = make_reading_mesh(experiment, devices), drawing_model(experiment)
     process, num_processes = jax.process_index(), jax.process_count()
     with errors_of_all(distributed):
         batch_size = _choose_batch_size(batch_size, num_clips, mesh)
@@ -135,7 +135,7 @@ def sample(
     with user_errors():
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
         # From here on every process is on its own, with its devices and its share of the clips.
-        mesh = sharding.make_mesh(mesh.local_devices)
+        mesh = sharding.make_mesh(devices=mesh.local_devices)
         params = sharding.copy_to(mesh, params)
         settings = {
             "step": number,

@@ -125,7 +125,7 @@ def score_samples(
             seed=seed,
         )
         own_files.claim(out, _FILES, own=own)
-    mesh = sharding.make_mesh(jax.local_devices() if devices is None else devices)
+    mesh = sharding.make_mesh(devices=jax.local_devices() if devices is None else devices)
     bars = ScoringBars()
     classify = bars.show(functools.partial(classify_clips, saved, batch_size=batch_size, mesh=mesh))
     keep_in = references or cache_dir() / "references"

@@ -77,16 +77,16 @@ def train(
         make_likelihood_evaluator,
     )
     from poolformer_jax.experiment.environment import record_start
+    from poolformer_jax.models.config import check_length
     from poolformer_jax.models.sequence_model import count_params
     from poolformer_jax.training.loop import train as run_loop
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
 
-    mesh = sharding.make_mesh(devices)
     data, config, model = experiment.data, experiment.train, experiment.model.build()
 
     def train_data(start_example):
-        share = sharding.share_of_batch(config.batch_size)
+        share = sharding.share_of_batch(mesh, config.batch_size)
         return train_batches(splits["train"], data, start_example=start_example, **share)
 
     with errors_of_all(distributed):
@@ -99,6 +99,10 @@ def train(
                 f"config.model.platform is {experiment.model.platform!r}, but JAX runs on {here!r} "
                 f"here; set --config.model.platform={here}, or find out why it does"
             )
+        mesh = sharding.make_mesh(experiment.mesh, devices=devices)
+        time_parts = mesh.shape[sharding.SEQUENCE]
+        what = "data.seq_len" if data.train_len is None else "data.train_len"
+        check_length(model, data.training_length, what=what, parts=time_parts)
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
         splits = open_splits(data)
@@ -122,11 +126,13 @@ def train(
         multihost_utils.sync_global_devices("the workdir is ready")
 
     # Whole clips, which may be longer than what is trained on, in the memory of a training step.
-    chunk_length = choose_chunk_length(model, data.seq_len, limit=data.training_length)
+    chunk_length = choose_chunk_length(
+        model, data.seq_len, limit=data.training_length, parts=time_parts
+    )
     evaluator = make_likelihood_evaluator(model, mesh, chunk_length=chunk_length)
 
     def evaluate(params, should_stop):
-        share = sharding.share_of_batch(config.eval_batch_size)
+        share = sharding.share_of_batch(mesh, config.eval_batch_size)
         batches = eval_batches(splits["validation"], data, **share)
         likelihood = evaluator(params, batches, should_stop)
         return None if likelihood is None else likelihood.summary()
@@ -139,5 +145,6 @@ def train(
         batches=train_data,
         workdir=workdir,
         check_workdir=(lambda: None) if lock is None else lock.check,
+        rules=model.parameter_rules,
     )
     return run_loop(trainer)

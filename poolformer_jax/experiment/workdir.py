@@ -115,9 +115,9 @@ def check_workdir(
 ) -> list[str]:
     """Makes the workdir, and checks that it can be written and fits the experiment.
 
-    Fields that say how to compute (platform, scan, remat), where data are kept, and the training
-    recipe may change between the starts of a run; the model and its data may not, unless the run
-    is to start again from step 0.
+    Fields that say how to compute (platform, scan, remat, mesh), where data are kept, and the
+    training recipe may change between the starts of a run; the model and its data may not, unless
+    the run is to start again from step 0.
 
     Returns:
       The changes since the last start, one "field: old -> new" each.
@@ -186,7 +186,7 @@ def _differences(old: Sections, new: Sections) -> dict[str, str]:
 
 def _may_change(name: str) -> bool:
     section, _, field = name.partition(".")
-    return section == "train" or field in EXECUTION_FIELDS or name in PLACES
+    return section in ("train", "mesh") or field in EXECUTION_FIELDS or name in PLACES
 
 
 def _made_by(workdir: pathlib.Path) -> str:

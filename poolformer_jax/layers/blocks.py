@@ -29,6 +29,7 @@ from poolformer_jax.layers.initialization import scaled_normal
 from poolformer_jax.layers.linear import dense
 from poolformer_jax.layers.mixer import MixerState
 from poolformer_jax.ops.scan import SCAN_STATES
+from poolformer_jax.ops.scan_sharded import steps_before
 
 CONVOLUTION_WIDTH = 3
 
@@ -66,7 +67,8 @@ class MixerBlock(nn.Module):
         main, convolution = z, state.convolution
         if config.temporal_convolution:
             assert state.convolution is not None
-            past = jnp.concatenate([state.convolution, z], axis=1)
+            before, convolution = steps_before(state.convolution, z)
+            past = jnp.concatenate([before, z], axis=1)
             main = nn.Conv(
                 x.shape[-1],
                 (CONVOLUTION_WIDTH,),
@@ -75,7 +77,6 @@ class MixerBlock(nn.Module):
                 name="temporal_convolution",
             )(past)
             main = normalize("layer_norm", config.dtype, main, name="temporal_norm")
-            convolution = past[:, -(CONVOLUTION_WIDTH - 1) :]
         mixer = config.mixer.build(config, name=config.mixer.kind)
         main, mixed = mixer(main, state.mixer)
         x = x + GatedMerge(config, self.init_scale, name="merge")(main, z)

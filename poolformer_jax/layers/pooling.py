@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from poolformer_jax.layers.initialization import LECUN_NORMAL, scaled_normal
+from poolformer_jax.ops.scan_sharded import steps_before
 
 
 class DownPool(nn.Module):
@@ -73,8 +74,9 @@ class DownPool(nn.Module):
         end = self._sum(jnp.where(ends, windows, 0), kernel).reshape(b, -1, self.features)
         begin = self._sum(jnp.where(ends, 0, windows), kernel).reshape(b, -1, self.features)
         first = jnp.where(phase == 0, 0, partial)[:, None]
-        y = jnp.concatenate([first, begin[:, :-1]], axis=1) + end + self.bias[None, None]
-        return y.astype(self.dtype), begin[:, -1]
+        before, last = steps_before(first, begin)
+        y = jnp.concatenate([before, begin[:, :-1]], axis=1) + end + self.bias[None, None]
+        return y.astype(self.dtype), last[:, 0]
 
     def step(
         self, x: Float[Array, "b d"], partial: Float[Array, "b o"], time: Int[Array, ""]
@@ -145,7 +147,8 @@ class UpPool(nn.Module):
         """
         kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
         b, length, i = y.shape
-        steps = jnp.concatenate([last[:, None].astype(y.dtype), y], axis=1)
+        before, end = steps_before(last[:, None].astype(y.dtype), y)
+        steps = jnp.concatenate([before, y], axis=1)
         if self.groups == self.in_features == self.features:
             fine = steps.reshape(-1, 1, i) * kernel[None, :, 0]  # One axis, as in the down-pool.
         else:
@@ -156,7 +159,7 @@ class UpPool(nn.Module):
         chunk, undelivered = length * self.factor, time % self.factor + 1
         u = jax.lax.dynamic_slice_in_dim(fine, undelivered, chunk, axis=1)
         silent = time + jnp.arange(chunk) < self.factor - 1
-        return jnp.where(silent[None, :, None], 0, u), y[:, -1]
+        return jnp.where(silent[None, :, None], 0, u), end[:, 0]
 
     def step(self, last: Float[Array, "b i"], time: Int[Array, ""]) -> Float[Array, "b d"]:
         """Returns the output at the fine step after `time` steps.

@@ -67,12 +67,15 @@ class HasChunkMultiple(Protocol):
         ...
 
 
-def check_length(model: HasChunkMultiple, length: int, *, what: str = "sequence length") -> None:
-    """Raises ValueError unless so many samples can be read at once."""
-    multiple = model.chunk_multiple
+def check_length(
+    model: HasChunkMultiple, length: int, *, what: str = "sequence length", parts: int = 1
+) -> None:
+    """Raises ValueError unless so many samples can be read at once, in that many equal parts."""
+    multiple = model.chunk_multiple * parts
     if length <= 0 or length % multiple:
         below, above = length // multiple * multiple, max(1, -(-length // multiple)) * multiple
+        of_parts = f" times {parts}, the parts that mesh.sequence splits it into"
         raise ValueError(
             f"{what} {length} is not a positive multiple of {multiple}, the model's chunk_multiple"
-            f"; use {f'{below} or ' if below > 0 else ''}{above}"
+            f"{of_parts if parts > 1 else ''}; use {f'{below} or ' if below > 0 else ''}{above}"
         )

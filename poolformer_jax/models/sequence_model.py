@@ -16,6 +16,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 
 from poolformer_jax.ops.draw import Draw
+from poolformer_jax.sharding import Rules
 
 Params = Any
 """A nested dict of float32 arrays."""
@@ -44,6 +45,11 @@ class SequenceModel(Hashable, Protocol):
     @property
     def chunk_multiple(self) -> int:
         """Chunks have multiples of so many codes, and begin anywhere."""
+        ...
+
+    @property
+    def parameter_rules(self) -> Rules:
+        """How the parameters are split over a mesh."""
         ...
 
     def init_params(self, key: Array) -> Params:
@@ -82,7 +88,8 @@ class SequenceModel(Hashable, Protocol):
 
         Args:
           params: Parameters.
-          codes: t is a multiple of `chunk_multiple`; any number of codes may be before.
+          codes: t is a multiple of `chunk_multiple`, in each of the parts that an ambient mesh
+            splits time into; any number of codes may be before.
           state: State before them.
           dropout_key: In training, if the model has dropout.
 

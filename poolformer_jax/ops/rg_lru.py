@@ -11,8 +11,11 @@ from jaxtyping import Float
 
 from poolformer_jax import sharding
 from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu
+from poolformer_jax.ops.phasor import phasor
+from poolformer_jax.ops.planes import scale
 from poolformer_jax.ops.recurrence import normalized_recurrence
 from poolformer_jax.ops.scan import ScanImplementation
+from poolformer_jax.ops.scan_sharded import scan_parts
 from poolformer_jax.typing import RealOrPlanes
 
 
@@ -52,7 +55,11 @@ def rg_lru(
             interpret = scan_pallas_tpu.interpret_kernels()
             return rg_lru_pallas_tpu.rg_lru(u, gates, log_decay, theta, h0, interpret=interpret)
 
-        return sharding.map_batch(kernel, (u, gates, h0), (log_decay, theta))
+        def run(operands: Any, h0: Any) -> Any:
+            (u, gates), parameters = operands
+            return sharding.map_batch(kernel, (u, gates, h0), parameters)
+
+        return scan_parts(run, _product, ((u, gates), (log_decay, theta)), h0)
     i, r = jnp.split(jax.nn.sigmoid(gates.astype(jnp.float32)), 2, axis=-1)
     h, h_last = normalized_recurrence(
         u.astype(jnp.float32),
@@ -63,3 +70,12 @@ def rg_lru(
         implementation=implementation,
     )
     return h.astype(u.dtype), h_last
+
+
+def _product(operands: Any) -> RealOrPlanes:
+    """The product of a_t over time: exponents add up, and all are multiples of r_t."""
+    (_, gates), (log_decay, theta) = operands
+    _, gate_a = jnp.split(gates, 2, axis=-1)
+    total = jnp.sum(jax.nn.sigmoid(gate_a.astype(jnp.float32)), axis=1)
+    magnitude = jnp.exp(total * log_decay[None])
+    return magnitude if theta is None else scale(magnitude, phasor(total * theta[None]))

@@ -21,6 +21,7 @@ from poolformer_jax import sharding
 from poolformer_jax.config_checks import Platform
 from poolformer_jax.ops import scan_pallas_tpu
 from poolformer_jax.ops.planes import add, conjugate, multiply
+from poolformer_jax.ops.scan_sharded import scan_parts
 from poolformer_jax.typing import Planes, RealOrPlanes
 
 ScanImplementation = Literal["associative", "sequential", "pallas", "fused"]
@@ -106,18 +107,25 @@ def linear_scan(
             f"h0 must have shape {(b, c)} and the kind of x {x_shapes}; got {_shapes(h0)}"
         )
     dtype = jax.tree.leaves(x)[0].dtype
-    if t == 1:  # Streaming: nothing to scan over.
-        first = functools.partial(jax.tree.map, lambda plane: plane[:, 0])
-        h_last = linear_step(first(a), first(x), h0)
-        return jax.tree.map(lambda plane: plane[:, None].astype(dtype), h_last), h_last
-    if implementation in ("pallas", "fused"):
 
-        def kernel(rows, _):
-            return scan_pallas_tpu.scan(*rows, interpret=scan_pallas_tpu.interpret_kernels())
+    def run(inputs, h0):
+        a, x = inputs
+        if t == 1:  # Streaming: nothing to scan over.
+            first = functools.partial(jax.tree.map, lambda plane: plane[:, 0])
+            h_last = linear_step(first(a), first(x), h0)
+            return jax.tree.map(lambda plane: plane[:, None].astype(dtype), h_last), h_last
+        if implementation in ("pallas", "fused"):
+            return sharding.map_batch(kernel, (a, x, h0), ())
+        h, h_last = _scan(implementation, _to_float32(a), _to_float32(x), h0)
+        return jax.tree.map(lambda plane: plane.astype(dtype), h), h_last
 
-        return sharding.map_batch(kernel, (a, x, _to_float32(h0)), ())
-    h, h_last = _scan(implementation, _to_float32(a), _to_float32(x), _to_float32(h0))
-    return jax.tree.map(lambda plane: plane.astype(dtype), h), h_last
+    def kernel(rows, _):
+        return scan_pallas_tpu.scan(*rows, interpret=scan_pallas_tpu.interpret_kernels())
+
+    def product(inputs):
+        return _product(_to_float32(inputs[0]))
+
+    return cast(tuple[T, T], scan_parts(run, product, (a, x), _to_float32(h0)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -183,6 +191,17 @@ def _sequential(a, x, h0, reverse: bool):
     time_major = jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1), (a, x))
     _, h = jax.lax.scan(step, h0, time_major, reverse=reverse)
     return jax.tree.map(lambda p: jnp.swapaxes(p, 0, 1), h)
+
+
+def _product(a):
+    """The product over time, by halves."""
+    while (t := jax.tree.leaves(a)[0].shape[1]) > 1:
+        odd = _at(a, -1) if t % 2 else None
+        even = jax.tree.map(lambda plane, t=t: plane[:, : t - t % 2], a)
+        a = multiply(*(jax.tree.map(lambda p, i=i: p[:, i::2], even) for i in (0, 1)))
+        if odd is not None:
+            a = jax.tree.map(lambda p, q: p.at[:, -1].set(q), a, multiply(_at(a, -1), odd))
+    return _at(a, 0)
 
 
 def _at(a, index: int):

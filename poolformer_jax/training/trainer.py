@@ -73,7 +73,7 @@ class Trainer:
         workdir: pathlib.Path,
         on_best: Callable[[TrainState, Mapping[str, float]], None] = lambda state, metrics: None,
         check_workdir: Callable[[], None] = lambda: None,
-        rules: sharding.Rules = sharding.PARAMETER_RULES,
+        rules: sharding.Rules = sharding.REPLICATED,
     ):
         self.objective = objective
         self.config = config

@@ -41,7 +41,7 @@ def parts(audio, size):
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_outputs_are_the_classifiers_whatever_the_batch_size_and_devices(expected, devices, dtype):
     audio = AUDIO if dtype is np.int16 else (AUDIO / 2**15).astype(np.float32)
-    mesh = None if devices is None else sharding.make_mesh(jax.devices()[:devices])
+    mesh = None if devices is None else sharding.make_mesh(devices=jax.devices()[:devices])
     seen = []
     found = classify_audio(
         CONFIG, PARAMS, STATS, parts(audio, 4), batch_size=4, mesh=mesh, on_progress=seen.append

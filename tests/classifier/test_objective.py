@@ -152,7 +152,7 @@ def run(workdir, *, config=TRAIN, results=RESULTS, kill_before=None):
     trainer = Trainer(
         Judged(OBJECTIVE, list(results)),
         config,
-        mesh=sharding.make_mesh(jax.devices()[:1]),
+        mesh=sharding.make_mesh(devices=jax.devices()[:1]),
         batches=batches,
         workdir=workdir,
         on_best=on_best,
@@ -196,7 +196,7 @@ def norm(tree):
 @pytest.mark.slow
 def test_eight_devices_train_like_one(start):
     def train_on(devices):
-        mesh = sharding.make_mesh(devices)
+        mesh = sharding.make_mesh(devices=devices)
         objective = make_objective(mesh=mesh)
         init = functools.partial(init_train_state, objective, TRAIN)
         abstract = sharding.abstract_state(mesh, init)

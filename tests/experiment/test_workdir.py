@@ -92,7 +92,7 @@ def test_round_trip(tmp_path):
     assert read_experiment(workdir) == experiment
     written = json.loads((workdir / "config.json").read_text())
     assert (written["version"], written["layout"]) == (poolformer_jax.__version__, LAYOUT)
-    assert list(written) == ["version", "layout", "model", "data", "train"]
+    assert list(written) == ["version", "layout", "model", "data", "train", "mesh"]
 
 
 def test_run_of_the_old_layout_is_read(tmp_path):
@@ -140,7 +140,7 @@ DAMAGED = {
     "no layout": (WHOLE | {"layout": "x"}, "its layout is 'x', not a number"),
     "a newer layout": (
         WHOLE | {"layout": 99, "version": "7.0", "model": {"shape": 3}},
-        "version '7.0' wrote it in layout 99, and this one, 0.1.0, reads layouts up to 3",
+        "version '7.0' wrote it in layout 99, and this one, 0.1.0, reads layouts up to 4",
     ),
     "a classifier": (WHOLE | {"augment": {}}, "holds the run of a classifier, where that of no"),
 }

@@ -19,7 +19,7 @@ from poolformer_jax.training.loop import train
 from poolformer_jax.training.sequence_objective import SequenceObjective
 from poolformer_jax.training.trainer import Trainer
 
-MESH = sharding.make_mesh(jax.devices()[:1])
+MESH = sharding.make_mesh(devices=jax.devices()[:1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Bigram:
     num_codes = 16
     num_classes = 0
     chunk_multiple = 1
+    parameter_rules = sharding.REPLICATED
 
     def init_params(self, key):
         return {"quarter": jnp.zeros((16, 4)), "code": jnp.zeros((16, 4, 4))}

@@ -20,7 +20,7 @@ from tests.training.tiny import OBJECTIVE, TRAIN, start_state
 
 @pytest.fixture(scope="module")
 def abstract():
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     return sharding.abstract_state(mesh, functools.partial(init_train_state, OBJECTIVE, TRAIN))
 
 
@@ -90,7 +90,7 @@ def test_not_a_number_is_never_the_best(checkpointer):
 def test_parameters_alone(checkpointer, abstract, weights, item):
     first, _ = save(checkpointer, 1, 2.0)
     save(checkpointer, 2, 3.0)
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     init = functools.partial(OBJECTIVE.model.init_params, jax.random.key(0))
     target = sharding.abstract_state(mesh, init)
     params, step = checkpointer.restore_params(target, step="best", weights=weights)
@@ -214,7 +214,7 @@ def test_readers_pass_over_damage_and_move_nothing(saved, opened, abstract, tmp_
 
 def other_optimizer():
     config = dataclasses.replace(TRAIN, optimizer="sgd")
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     return sharding.abstract_state(mesh, functools.partial(init_train_state, OBJECTIVE, config))
 
 

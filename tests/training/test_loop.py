@@ -42,7 +42,7 @@ class NoisyUnigram(Unigram):
 
 
 OBJECTIVE = make_objective(NoisyUnigram())
-MESH = sharding.make_mesh(jax.devices()[:1])
+MESH = sharding.make_mesh(devices=jax.devices()[:1])
 
 
 def run(

@@ -5,23 +5,17 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec as P
 
 from poolformer_jax import sharding
+from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.training.metrics_file import read_metrics
 from poolformer_jax.training.trainer import Trainer
 from tests.training.tiny import MODEL, TRAIN, make_batch, make_objective
 
-OBJECTIVE = make_objective(dataclasses.replace(MODEL, dropout=0.2))
 CONFIG = dataclasses.replace(TRAIN, batch_size=16)
-SHARDED = (
-    (r"head.*kernel", P(sharding.DATA_AXIS)),
-    (r"input_projection.*kernel", P(None, None, sharding.DATA_AXIS)),
-    *sharding.PARAMETER_RULES,
-)
 
 
-def train_on(num_devices, workdir, parts, rules=sharding.PARAMETER_RULES):
+def train_on(mesh, workdir, objective, parts):
     config = dataclasses.replace(CONFIG, grad_accum_steps=parts)
 
     def batches(start_example):
@@ -31,22 +25,20 @@ def train_on(num_devices, workdir, parts, rules=sharding.PARAMETER_RULES):
     workdir.mkdir()
 
     def start():
-        mesh = sharding.make_mesh(jax.devices()[:num_devices])
-        options = {"mesh": mesh, "batches": batches, "workdir": workdir, "rules": rules}
-        return Trainer(OBJECTIVE, config, **options)
+        options = {"mesh": mesh, "batches": batches, "workdir": workdir}
+        return Trainer(objective, config, rules=objective.model.parameter_rules, **options)
 
     with start() as trainer:
-        for _ in range(3 if num_devices > 1 else 5):
+        for _ in range(3 if mesh.size > 1 else 5):
             trainer.take_step()
         trainer.save()
-    if num_devices > 1:
+    if mesh.size > 1:
         with start() as trainer:  # Restored as it was sharded.
             for _ in range(2):
                 trainer.take_step()
             trainer.collect()
     kernel = trainer.state.params["head"]["projection"]["kernel"]
-    share = num_devices if rules is SHARDED else 1
-    assert kernel.addressable_shards[0].data.size == kernel.size // share
+    assert kernel.addressable_shards[0].data.size == kernel.size // mesh.shape[sharding.FSDP]
     rows, _ = read_metrics(workdir / "metrics.jsonl")
     losses = np.array([row["bits_per_sample"] for row in rows if row["kind"] == "train"])
     return losses, jax.tree.map(np.asarray, trainer.state.params)
@@ -58,20 +50,25 @@ def norm(tree):
 
 
 @pytest.mark.parametrize(
-    ("parts", "rules"),
+    ("parts", "sizes", "dropout"),
     [
-        pytest.param(2, sharding.PARAMETER_RULES, id="split", marks=pytest.mark.slow),
-        pytest.param(None, SHARDED, id="clip by clip, sharded"),
+        pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded", marks=pytest.mark.slow),
+        pytest.param(None, {}, 0.2, id="clip by clip"),
+        # Here masks depend on the number of devices.
+        pytest.param(None, {"fsdp": 2, "sequence": 2}, 0.0, id="clip by clip, sharded, along time"),
     ],
 )
-def test_eight_devices_train_like_one(tmp_path, parts, rules):
-    one = train_on(1, tmp_path / "one", parts)
-    losses, params = train_on(8, tmp_path / "eight", parts, rules)
+def test_eight_devices_train_like_one(tmp_path, parts, sizes, dropout):
+    objective = make_objective(dataclasses.replace(MODEL, dropout=dropout))
+    single = sharding.make_mesh(devices=jax.devices()[:1])
+    one = train_on(single, tmp_path / "one", objective, parts)
+    eight = sharding.make_mesh(MeshConfig(**sizes))
+    losses, params = train_on(eight, tmp_path / "eight", objective, parts)
     assert len(set(losses.tolist())) == 5
     np.testing.assert_allclose(losses, one[0], rtol=1e-6)
     difference = norm(jax.tree.map(np.subtract, params, one[1]))
     assert difference <= 1e-6 * norm(one[1])
     # How far the parameters moved, not how large they are: other dropout masks on other devices,
     # or a mean of means, would show as 0.01 and more. (Adam amplifies small gradients' rounding.)
-    start = OBJECTIVE.model.init_params(jax.random.key(CONFIG.seed))
+    start = objective.model.init_params(jax.random.key(CONFIG.seed))
     assert difference <= 1e-4 * norm(jax.tree.map(np.subtract, one[1], start))

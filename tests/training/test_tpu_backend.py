@@ -17,7 +17,7 @@ def test_baseline_step_compiles_for_v5e_2x2(tpu_compiler):
     config = get_config()
     config.train.batch_size = 16  # 4 clips a chip.
     experiment = make_experiment(config)
-    mesh = sharding.make_mesh(describe_topology("v5e:2x2"))
+    mesh = sharding.make_mesh(devices=describe_topology("v5e:2x2"))
     report = read_program(
         Programs(experiment, mesh).trace_train_step().lower().compile(), chip_of("v5e:2x2")
     )

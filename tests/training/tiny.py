@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 
+from poolformer_jax import sharding
 from poolformer_jax.layers.config import LRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
@@ -47,6 +48,7 @@ class Unigram:
     num_codes = 16
     num_classes = 0
     chunk_multiple = 1
+    parameter_rules = sharding.REPLICATED
     step_log_probs = draw = NotImplemented  # Training needs neither.
 
     def init_params(self, key):

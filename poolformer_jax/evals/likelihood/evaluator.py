@@ -55,12 +55,13 @@ class Likelihood:
         }
 
 
-def choose_chunk_length(model: HasChunkMultiple, length: int, *, limit: int) -> int:
+def choose_chunk_length(model: HasChunkMultiple, length: int, *, limit: int, parts: int = 1) -> int:
     """The length of equal chunks, the fewest of at most `limit` samples, that cover `length`.
 
-    It is a multiple of the model's `chunk_multiple`, and that at the least.
+    It is a multiple of the model's `chunk_multiple`, and that at the least, in each of the parts
+    that a mesh splits time into.
     """
-    multiple = model.chunk_multiple
+    multiple = parts * model.chunk_multiple
     longest = max(multiple, limit // multiple * multiple)
     num_chunks = -(-length // longest)
     return _round_up(-(-length // num_chunks), multiple)
@@ -89,8 +90,9 @@ def make_likelihood_evaluator(
     Raises:
       ValueError: If the chunk length is no such multiple, or, from `evaluate`, if no sample counts.
     """
+    time_parts = mesh.shape[sharding.SEQUENCE]
     if chunk_length is not None:
-        check_length(model, chunk_length, what="chunk length")
+        check_length(model, chunk_length, what="chunk length", parts=time_parts)
 
     def start(rows: Mapping[str, jax.Array]) -> State:
         labels = rows["labels"] if model.num_classes else None
@@ -111,7 +113,7 @@ def make_likelihood_evaluator(
         sums = _Sums(math.log2(model.num_codes))
         for local_batch in batches:
             tokens = local_batch["tokens"]
-            length = chunk_length or _round_up(tokens.shape[1], model.chunk_multiple)
+            length = chunk_length or _round_up(tokens.shape[1], time_parts * model.chunk_multiple)
             rest = {name: x for name, x in local_batch.items() if name != "tokens"}
             rows = sharding.put_batch(mesh, rest)
             lengths, indices = multihost_utils.process_allgather(

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -16,13 +17,16 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from poolformer_jax import sharding
 from poolformer_jax.layers.embedding import InputEmbedding, OutputHead
 from poolformer_jax.layers.initialization import Parameter, draw_parameters, list_parameters
 from poolformer_jax.models.config import check_length
 from poolformer_jax.models.poolformer.backbone import BackboneState, make_block
 from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.poolformer.sharding_rules import PARAMETER_RULES
 from poolformer_jax.ops.categorical import draw_codes, guide_logits, log_probs_of
 from poolformer_jax.ops.draw import Draw
+from poolformer_jax.ops.scan_sharded import steps_before
 
 
 @struct.dataclass
@@ -68,12 +72,16 @@ class Network(nn.Module):
     ) -> tuple[Float[Array, "b t v"], PoolformerState]:
         """Computes the logits of every sample of a chunk; see `Poolformer.log_probs`."""
         codes = codes.astype(jnp.int32)
-        previous = jnp.concatenate([state.previous[:, None], codes[:, :-1]], axis=1)
+        before, last = steps_before(state.previous[:, None], codes)
+        previous = jnp.concatenate([before, codes[:, :-1]], axis=1)
+        position, steps = state.position, codes.shape[1]
+        if (part := sharding.time_part()) is not None:
+            position, steps = position + part * steps, steps * sharding.num_time_parts()
         x, backbone = self.backbone(
-            self.embedding(previous), state.backbone, state.position, state.labels
+            self.embedding(previous), state.backbone, position, state.labels
         )
-        state = self._advance(state, backbone, codes.shape[1])
-        return self.head(x), dataclasses.replace(state, previous=codes[:, -1])
+        state = self._advance(state, backbone, steps)
+        return self.head(x), dataclasses.replace(state, previous=last[:, 0])
 
     def predict(self, state: PoolformerState) -> tuple[Float[Array, "b v"], PoolformerState]:
         """Computes the logits of the next sample.
@@ -121,6 +129,11 @@ class Poolformer:
         """The total pooling factor."""
         return self.config.chunk_multiple
 
+    @property
+    def parameter_rules(self) -> sharding.Rules:
+        """How the parameters are split."""
+        return PARAMETER_RULES
+
     def init_params(self, key: Array) -> dict:
         """Draws the parameters: a nested dict of float32 arrays, layers of a stage stacked."""
         return draw_parameters(_parameters(self.config), key)
@@ -163,11 +176,17 @@ class Poolformer:
         See `log_probs`, whose codes have as many rows as the state has clips; here as many as the
         state has rows.
         """
-        check_length(self, codes.shape[1])
+        check_length(self, codes.shape[1], parts=sharding.num_time_parts())
         state = self.init_state(codes.shape[0]) if state is None else state
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
-        outputs: Any = Network(self.config).apply({"params": params}, codes, state, rngs=rngs)
-        return outputs
+
+        def run(codes: Any, shared: Any) -> Any:
+            params, state, key = shared
+            if key is not None and (part := sharding.time_part()) is not None:
+                key = jax.random.fold_in(key, part)
+            rngs = None if key is None else {"dropout": key}
+            return Network(self.config).apply({"params": params}, codes, state, rngs=rngs)
+
+        return sharding.map_time(run, codes, (params, state, dropout_key))
 
     def log_probs(
         self,

@@ -44,7 +44,7 @@ def make_clip(index, length):
 
 def main(length, chunk_length):
     source = [make_clip(index, length) for index in range(CLIPS)]
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     evaluate = make_likelihood_evaluator(MODEL, mesh, chunk_length=chunk_length)
     batches = eval_batches(source, DataConfig(seq_len=length), batch_size=2)
     likelihood = evaluate(MODEL.init_params(jax.random.key(0)), batches)

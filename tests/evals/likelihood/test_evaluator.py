@@ -18,7 +18,7 @@ from tests.training.tiny import LENGTH, make_batch
 from tests.training.tiny import MODEL as CONFIG
 
 MODEL = CONFIG.build()
-ONE_DEVICE = sharding.make_mesh(jax.devices()[:1])
+ONE_DEVICE = sharding.make_mesh(devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
