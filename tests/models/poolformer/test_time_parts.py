@@ -66,14 +66,14 @@ def whole(inputs):
     return jax.jit(gradient)(*inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [
-        pytest.param({"sequence": 8}, id="1x8", marks=pytest.mark.slow),
-        pytest.param({"data": 2, "sequence": 4}, id="2x4", marks=pytest.mark.slow),
-        pytest.param({"sequence": 2, "data": 2, "fsdp": 2}, id="2x2x2"),
-        pytest.param({"data": 1, "fsdp": 4, "sequence": 2}, id="1x4x2", marks=pytest.mark.slow),
-        pytest.param({"data": 4, "fsdp": 1, "sequence": 2}, id="4x1x2", marks=pytest.mark.slow),
+        pytest.param({"sequence": 8}, id="1x8"),
+        pytest.param({"data": 2, "sequence": 4}, id="2x4"),
+        pytest.param({"fsdp": 4, "sequence": 2}, id="1x4x2"),
+        pytest.param({"data": 2, "fsdp": 2, "sequence": 2}, id="2x2x2"),
     ],
 )
 def test_log_probs_state_and_gradients_are_those_of_one_device(inputs, whole, sizes):
