@@ -91,7 +91,7 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
         skipped = (~ok).astype(jnp.int32)
         num_updates = state.step - state.skipped_steps
         metrics = objective.metrics(loss, sums) | {
-            "count": count,
+            "count": count.astype(jnp.int32),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(config, state.opt_state, num_updates),
             "skipped_steps": state.skipped_steps + skipped,

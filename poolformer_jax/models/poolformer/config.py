@@ -85,8 +85,8 @@ class PoolformerConfig(SequenceModelConfig, BlockConfig):
     @property
     def flops_per_sample(self) -> float:
         """Of each level at its rate; the centre has one step in `chunk_multiple` samples."""
-        head = 2 * self.width * self.num_codes
-        flops, rate = head + 2 * self.width * (self.embedding == "mlp"), 1.0
+        head = self.num_codes + (self.embedding == "mlp")
+        flops, rate = 2.0 * self.width * head, 1.0
         for level, layers in enumerate(self.layers):
             growth = self.width_growth**level
             width, factors = self.width * growth, self.pool_factors[level:]
