@@ -97,11 +97,12 @@ def test_second_training_in_a_workdir_is_refused_and_readers_are_not(finished, t
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_stop_together_and_resume_as_one(
+def test_two_processes_train_like_one_stop_together_and_resume_on_another_mesh(
     finished, tmp_path, tiny_config, capsys
 ):
     flags = train_flags(tmp_path, tiny_config)
-    pod = start_pod("train", 2, *flags, "--config.train.num_steps=1000000", devices=4)
+    sharded = ["--config.mesh.fsdp=4", "--config.train.num_steps=1000000"]
+    pod = start_pod("train", 2, *flags, *sharded, devices=4)
     try:
         wait_for_step(pod[0], 30)
         pod[1].send_signal(signal.SIGINT)  # To one of them.
@@ -131,6 +132,23 @@ def test_two_processes_train_like_one_stop_together_and_resume_as_one(
     for step in range(int(steps[0]) + 1, last + 1):
         key = ("train", step)
         assert resumed[key] == pytest.approx(alone[key], rel=1e-5), key
+
+
+@pytest.mark.slow
+def test_two_processes_that_split_time_train_like_one(tmp_path, tiny_config):
+    """Each has half of every clip, and reads all of them."""
+    few = ["--config.model.dropout=0.0", "--config.train.num_steps=6"]
+    alone = train_flags(tmp_path / "alone", tiny_config, *few)
+    together = train_flags(tmp_path / "together", tiny_config, *few, "--config.mesh.sequence=8")
+    outputs = [finish(process) for process in start_pod("train", 2, *together, devices=4)]
+    assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
+    assert re.search(r"^3,376 parameters .* 8 cpu devices: sequence 8$", outputs[0][1], re.M)
+    assert call("train", *alone).finished
+    found, wanted = losses(tmp_path / "together"), losses(tmp_path / "alone")
+    assert [row[:2] for row in found] == [row[:2] for row in wanted] and len(found) == 8
+    np.testing.assert_allclose(
+        [row[2] for row in found], [row[2] for row in wanted], rtol=1e-6
+    )  # Sums in another order.
 
 
 def test_only_divergence_loses_its_traceback(monkeypatch):
