@@ -18,8 +18,8 @@ class MeshConfig:
     Attributes:
       data: Parts that a batch is split into; the parameters are the same on each. Several slices of
         a pod are parts of this axis, so only sums of gradients go between slices.
-      fsdp: Parts that the parameters and the optimiser's state are split into, and each part of a
-        batch once more.
+      fsdp: Parts that the parameters and the optimiser's state are split into between steps, and
+        each part of a batch once more. A step gathers the parameters, and has whole gradients.
       sequence: Parts that each clip is split into along time.
 
     One of them may be -1: the devices that are left.

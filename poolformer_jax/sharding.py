@@ -230,10 +230,11 @@ def map_batch(function: Callable, rows: Any, shared: Any) -> Any:
     return mapped(rows, shared)
 
 
-def add_over_data(function: Callable, rows: Any, shared: Any) -> Any:
-    """Adds function(rows, shared, part) over the parts of `data`, each of which has its own rows.
+def add_over_batch(function: Callable, rows: Any, shared: Any) -> Any:
+    """Adds function(rows, shared, part) over the parts of a batch, each of which has its own rows.
 
-    What is added within the function, over parts of the rows, then goes between devices only once.
+    What is added within the function, over some rows after the others, then goes between devices
+    only once.
 
     Args:
       function: From rows, `shared` and the number of the part to a tree of arrays; the rows of the
@@ -241,16 +242,28 @@ def add_over_data(function: Callable, rows: Any, shared: Any) -> Any:
       rows: Tree of arrays whose first axis is the batch.
       shared: Tree of arrays that are the same for all parts.
     """
-    if DATA not in _automatic_axes() or jax.sharding.get_abstract_mesh().shape[DATA] == 1:
+    axes = _automatic_axes()
+    if not axes.issuperset(BATCH):
         return function(rows, shared, 0)
 
     def add(rows: Any, shared: Any) -> Any:
-        return jax.lax.psum(function(rows, shared, jax.lax.axis_index(DATA)), DATA)
+        return jax.lax.psum(function(rows, shared, jax.lax.axis_index(BATCH)), BATCH)
 
     mapped = jax.shard_map(
-        add, in_specs=(P(DATA), P()), out_specs=P(), axis_names={DATA}, check_vma=False
+        add, in_specs=(P(BATCH), P()), out_specs=P(), axis_names={*BATCH}, check_vma=False
     )
     return mapped(rows, shared)
+
+
+def gather_params(params: Any) -> Any:
+    """Asks for whole parameters on every device of the ambient mesh.
+
+    Left to the compiler, products with a part of a matrix exchange activations, which are larger
+    by far where sequences are long.
+    """
+    if FSDP not in _automatic_axes():
+        return params
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), params)
 
 
 def map_time(function: Callable, steps: Any, shared: Any) -> Any:
@@ -276,11 +289,6 @@ def map_time(function: Callable, steps: Any, shared: Any) -> Any:
 def num_time_parts() -> int:
     """Parts that the ambient mesh splits time into."""
     return jax.sharding.get_abstract_mesh().shape.get(SEQUENCE, 1)
-
-
-def num_fsdp_parts() -> int:
-    """Parts that the ambient mesh splits the parameters into."""
-    return jax.sharding.get_abstract_mesh().shape.get(FSDP, 1)
 
 
 def time_part() -> jax.Array | None:

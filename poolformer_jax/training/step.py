@@ -35,14 +35,14 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
 
     def accumulate(state: TrainState, batch: Batch, key: Array, count: Array) -> tuple[Any, Any]:
         """Returns ((loss, sums, gradient), statistics)."""
-        shared = state.params, key, count
+        shared = sharding.gather_params(state.params), key, count
         if config.grad_accum_steps is None:
-            return sharding.add_over_data(add_clips, dict(batch), shared), None
+            return sharding.add_over_batch(add_clips, dict(batch), shared), None
         return run_parts(batch, shared, state.statistics, config.grad_accum_steps)
 
-    def add_clips(batch: Batch, shared: Any, part_of_data: Any) -> Any:
-        parts = jax.tree.leaves(batch)[0].shape[0] // sharding.num_fsdp_parts()
-        return run_parts(batch, shared, None, parts, first=part_of_data * parts)[0]
+    def add_clips(batch: Batch, shared: Any, device: Any) -> Any:
+        clips = jax.tree.leaves(batch)[0].shape[0]
+        return run_parts(batch, shared, None, clips, first=device * clips)[0]
 
     def run_part(shared: Any, statistics: Any, index: Any, part: Batch) -> tuple[Any, Any]:
         params, key, count = shared

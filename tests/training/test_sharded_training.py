@@ -53,8 +53,8 @@ def norm(tree):
     ("parts", "sizes", "dropout"),
     [
         pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded", marks=pytest.mark.slow),
-        pytest.param(None, {}, 0.2, id="clip by clip"),
-        # Here masks depend on the number of devices.
+        pytest.param(None, {"fsdp": 4}, 0.2, id="clip by clip, sharded"),
+        # Masks of parts of clips are others.
         pytest.param(None, {"fsdp": 2, "sequence": 2}, 0.0, id="clip by clip, sharded, along time"),
     ],
 )

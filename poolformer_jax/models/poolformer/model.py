@@ -186,7 +186,7 @@ class Poolformer:
             rngs = None if key is None else {"dropout": key}
             return Network(self.config).apply({"params": params}, codes, state, rngs=rngs)
 
-        return sharding.map_time(run, codes, (params, state, dropout_key))
+        return sharding.map_time(run, codes, (sharding.gather_params(params), state, dropout_key))
 
     def log_probs(
         self,
