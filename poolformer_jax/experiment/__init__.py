@@ -41,6 +41,8 @@ _NAMES = {
     "sampling": ("Draw", "sample"),
     "scoring": ("score_samples",),
     "pages": ("plot_loss", "write_report"),
+    "compilation": ("compile_for_tpu",),
+    "compilation_report": ("describe_compiled",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
