@@ -79,8 +79,8 @@ class CompiledProgram:
         """The least time of all collectives; None if unknown."""
         if self.report is None or self.report.work is None:
             return None
-        times = [one.seconds for one in self.collectives]
-        return None if None in times else sum(times)  # type: ignore[arg-type]
+        known = [one.seconds for one in self.collectives if one.seconds is not None]
+        return sum(known, 0.0) if len(known) == len(self.collectives) else None
 
     def values(self) -> dict[str, Any]:
         """As in JSON; bytes, FLOPs and seconds are those of one chip and one step."""
