@@ -48,10 +48,18 @@ class Chip:
     source: str
 
 
-def _chip(name: str, usable_gib: float, *rates: Any, topologies: str) -> Chip:
-    names = tuple(f"{name}:{shape}" for shape in topologies.split())
+def _chip(
+    name: str,
+    usable_gib: float,
+    hbm: float,
+    flops: float,
+    ici: float,
+    dcn: float | None,
+    shapes: str,
+) -> Chip:
+    topologies = tuple(f"{name}:{shape}" for shape in shapes.split())
     source = f"https://cloud.google.com/tpu/docs/{name}"
-    return Chip(name, int(usable_gib * 2**30), *rates, names, source)
+    return Chip(name, int(usable_gib * 2**30), hbm, flops, ici, dcn, topologies, source)
 
 
 _SQUARES = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
@@ -63,10 +71,10 @@ _CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4"
 CHIPS = {
     chip.name: chip
     for chip in (
-        _chip("v4", 30.75, 1.200e12, 275e12, 300e9, None, topologies=_CUBES),
-        _chip("v5e", 15.75, 0.819e12, 197e12, 200e9, 3.125e9, topologies=_SQUARES),
-        _chip("v5p", 95.74, 2.765e12, 459e12, 600e9, 6.25e9, topologies=_CUBES),
-        _chip("v6e", 31.25, 1.638e12, 918e12, 400e9, 12.5e9, topologies=_SQUARES),
+        _chip("v4", 30.75, 1.200e12, 275e12, 300e9, None, _CUBES),
+        _chip("v5e", 15.75, 0.819e12, 197e12, 200e9, 3.125e9, _SQUARES),
+        _chip("v5p", 95.74, 2.765e12, 459e12, 600e9, 6.25e9, _CUBES),
+        _chip("v6e", 31.25, 1.638e12, 918e12, 400e9, 12.5e9, _SQUARES),
     )
 }
 

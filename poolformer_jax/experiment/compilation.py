@@ -72,7 +72,7 @@ class CompiledProgram:
     @property
     def roofline_seconds(self) -> float | None:
         """The least time of a step on one chip, links left out; None if unknown."""
-        return self.report and self.report.roofline_seconds
+        return None if self.report is None else self.report.roofline_seconds
 
     @property
     def collective_seconds(self) -> float | None:
@@ -228,10 +228,11 @@ def _plan(experiment: Experiment, topologies: Sequence[str], num_slices: int) ->
         row_parts = sharding.num_row_parts(larger)
         clips, rest = divmod(train.batch_size * row_parts, sharding.num_row_parts(mesh))
         batches: dict[int, list[Scaling]] = {}
-        for scaling, batch, whole in (
+        wanted: tuple[tuple[Scaling, int, bool], ...] = (
             ("weak", clips, not rest),
             ("strong", train.batch_size, True),
-        ):
+        )
+        for scaling, batch, whole in wanted:
             if whole and batch % (row_parts * parts) == 0:
                 batches.setdefault(batch, []).append(scaling)
             else:
@@ -322,7 +323,8 @@ def _compile(step: _Step) -> CompiledProgram:
     _LOG.info("compiling the %s", where)
     traced = _trace(step)
     start = time.perf_counter()
-    report, needed, collectives = None, None, ()
+    report, needed = None, None
+    collectives: tuple[Collective, ...] = ()
     try:
         report, _ = compile_program(traced, chip)
     except HbmExceededError as error:

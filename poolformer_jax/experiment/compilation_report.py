@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from poolformer_jax.aot.chips import Chip, chip_of
 from poolformer_jax.aot.table import align, cells, columns
@@ -51,11 +51,14 @@ def write_page(path: pathlib.Path, programs: Sequence[CompiledProgram]) -> None:
     for title, rows in tables(programs).items():
         header, *body = cells(rows)
         sections.append(page.section(title, page.table(body, header=header, numeric=True)))
-    series = {
-        name: ([row["chips"] for row in rows], *([row[key] for row in rows] for key in _EFFICIENCY))
-        for name in ("weak", "strong")
-        if len(rows := [one for one in scaling_rows(programs, name) if one[_EFFICIENCY[1]]]) > 1
-    }
+    series = {}
+    for name in get_args(Scaling):
+        rows = [row for row in scaling_rows(programs, name) if row[_OVERLAPPED] is not None]
+        if len(rows) > 1:
+            chips, hidden, exposed = (
+                [row[key] for row in rows] for key in ("chips", _OVERLAPPED, _SERIAL)
+            )
+            series[name] = chips, hidden, exposed
     if series:
         figure = plot_scaling(series)
         picture = page.picture(figure, "Efficiency over the number of chips", caption=ABOUT)
@@ -67,7 +70,7 @@ def write_page(path: pathlib.Path, programs: Sequence[CompiledProgram]) -> None:
     write_whole(path, page.document(title, sections))
 
 
-_EFFICIENCY = "efficiency, overlapped, %", "efficiency, not overlapped, %"
+_OVERLAPPED, _SERIAL = "efficiency, overlapped, %", "efficiency, not overlapped, %"
 
 
 def scaling_rows(programs: Sequence[CompiledProgram], scaling: Scaling) -> list[dict[str, Any]]:
@@ -90,22 +93,20 @@ def scaling_rows(programs: Sequence[CompiledProgram], scaling: Scaling) -> list[
         rows.append(row)
         roofline, links = program.roofline_seconds, program.collective_seconds
         if roofline is None or links is None:
-            row |= dict.fromkeys(_EFFICIENCY)
+            row |= {_OVERLAPPED: None, _SERIAL: None}
             continue
-        rates = [
-            program.batch / program.chips / seconds
-            for seconds in (max(roofline, links), roofline + links)
-        ]
-        best = best or rates
+        overlapped, serial = (
+            program.batch / seconds for seconds in (max(roofline, links), roofline + links)
+        )
+        if not best:
+            best += [overlapped / program.chips, serial / program.chips]
         row |= {
             "roofline, ms": 1e3 * roofline,
             "links, ms": 1e3 * links,
-            "clips/s, overlapped": rates[0] * program.chips,
-            "clips/s, not overlapped": rates[1] * program.chips,
-        }
-        row |= {
-            name: 100 * rate / first
-            for name, rate, first in zip(_EFFICIENCY, rates, best, strict=True)
+            "clips/s, overlapped": overlapped,
+            "clips/s, not overlapped": serial,
+            _OVERLAPPED: 100 * overlapped / program.chips / best[0],
+            _SERIAL: 100 * serial / program.chips / best[1],
         }
     return rows
 
