@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,15 +145,14 @@ def compile_for_tpu(
         check_range("num_slices", num_slices, 1, MAX_INT)
         for topology in topologies:
             num_chips(topology)
-        json, html = (
-            None if path is None else local_path(name, path)
-            for name, path in (("json", json), ("html", html))
-        )
+        json, html = _file("json", json), _file("html", html)
         if html is not None:
             require_matplotlib()
         prepare_environment()
         experiment = dataclasses.replace(experiment, model=on_platform(experiment.model, "tpu"))
         steps = _plan(experiment, topologies, num_slices)
+        if json is not None:
+            write_json(json, [])  # Minutes before there is anything to write.
     results: list[CompiledProgram] = []
 
     def compile_step(step: _Step) -> bool:
@@ -171,6 +171,15 @@ def compile_for_tpu(
 
         write_page(html, results)
     return results
+
+
+def _file(name: str, path: str | os.PathLike[str] | None) -> pathlib.Path | None:
+    if path is None:
+        return None
+    found = local_path(name, path)
+    if found.is_dir():
+        raise ValueError(f"{name} {found} is a folder; name a file")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,6 +194,8 @@ def test_the_largest_batch_is_a_multiple_of_what_splits_it(fake_compiler, caplog
         (["v5e:2x2"], {"num_slices": 0}, "num_slices 0 must be at least 1"),
         (["v5e:2x4"], {}, "train.batch_size 4 does not split over 8 devices; use a multiple of 8"),
         (["v5e:2x2"], {"json": ""}, "json '' must be a path"),
+        (["v5e:2x2"], {"html": "/"}, "html / is a folder; name a file"),
+        (["v5e:2x2"], {"json": "/proc/none/all.json"}, "/proc/none"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_compiled(fake_compiler, topologies, options, message):
