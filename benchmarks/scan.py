@@ -33,6 +33,8 @@ from benchmarks.side_by_side import (
     seconds_of,
 )
 from launch import command_line
+from poolformer_jax.aot.chips import chip_of
+from poolformer_jax.aot.compiling import compile_program
 from poolformer_jax.layers.config import KERNEL_PLATFORMS
 from poolformer_jax.ops.rg_lru import rg_lru
 from poolformer_jax.ops.scan import linear_scan
@@ -180,7 +182,7 @@ def _compile(programs, function, shape, dtype, backward) -> dict[str, dict[str, 
     for name, program in programs.items():
         try:
             traced = jax.jit(program).trace(*arrays)
-            report, seconds = tpu.compile_report(traced, _TPU.value)
+            report, seconds = compile_program(traced, chip_of(_TPU.value))
         except (ValueError, RuntimeError) as error:
             rows[name] = {"not possible": str(error).splitlines()[0]}
             continue

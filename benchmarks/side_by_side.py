@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from absl import flags
 
+from poolformer_jax.aot.table import cells
+
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -89,15 +91,7 @@ def publish(name: str, tables: Mapping[str, Rows], out: str | None) -> None:
 
 def markdown(rows: Rows) -> str:
     """A table whose columns are all that any row has, in the order in which they come up."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(row.get(column)) for column in columns] for row in rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
-    return f"{value:,}" if type(value) is int else str(value).replace("|", "\\|")
+    header, *body = cells(rows)
+    lines = [header, ["---"] * len(header)]
+    lines += [[cell.replace("|", "\\|") for cell in line] for line in body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 from absl import flags
 
 from poolformer_jax.aot.chips import chip_of, describe_topology, prepare_environment
-from poolformer_jax.aot.report import Consumer, ProgramReport, read_program
+from poolformer_jax.aot.report import Consumer
 
 
 def define_tpu(flag_values: flags.FlagValues) -> flags.FlagHolder:
@@ -29,33 +28,6 @@ def devices_of(name: str) -> list[jax.Device]:
         return describe_topology(name)
     single = "1x1" if chip_of(name).name.endswith("e") else "2x2x1"
     return describe_topology(f"{name}:{single}")[:1]
-
-
-def compile_report(traced: Any, topology: str) -> tuple[ProgramReport, float]:
-    """Lowers, compiles and reads a traced program; returns the report and the seconds."""
-    start = time.perf_counter()
-    compiled = traced.lower().compile()
-    seconds = time.perf_counter() - start
-    return read_program(compiled, chip_of(topology)), seconds
-
-
-def columns(report: ProgramReport) -> dict[str, Any]:
-    """What a table tells of a program; without its text only the memory."""
-    row: dict[str, Any] = {
-        "temporaries, GB": report.temp_bytes / 1e9,
-        "peak, GB": report.peak_bytes / 1e9,
-    }
-    if (work := report.work) is None:
-        return row | {"not readable": report.unreadable}
-    return {
-        "HBM, GB": work.hbm_bytes / 1e9,
-        "roofline, ms": 1e3 * (report.roofline_seconds or 0.0),
-        "bound by": report.bound_by,
-        "TFLOP": work.flops / 1e12,
-        **row,
-        "instructions": work.instructions,
-        "unknown loops": work.unknown_loops,
-    }
 
 
 def consumer_rows(consumers: Iterable[Consumer], total: int) -> list[dict[str, Any]]:

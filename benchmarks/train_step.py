@@ -39,7 +39,10 @@ from benchmarks.side_by_side import (
 )
 from launch import command_line
 from poolformer_jax import sharding
+from poolformer_jax.aot.chips import chip_of
+from poolformer_jax.aot.compiling import compile_program
 from poolformer_jax.aot.report import read_work
+from poolformer_jax.aot.table import columns
 from poolformer_jax.experiment.configuration import Experiment, make_experiment, replace
 from poolformer_jax.experiment.lowering import Programs
 from poolformer_jax.experiment.named import named_config
@@ -223,11 +226,11 @@ def _compile(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, lis
         rows.append(row)
         try:
             traced = Programs(experiment, mesh).trace_train_step()
-            report, seconds = tpu.compile_report(traced, _TPU.value)
+            report, seconds = compile_program(traced, chip_of(_TPU.value))
         except RuntimeError as error:  # It does not fit.
             row["not possible"] = str(error).splitlines()[0]
             continue
-        row |= tpu.columns(report) | {"compile, s": seconds}
+        row |= columns(report) | {"compile, s": seconds}
         temporaries[name, length] = report.temp_bytes
         if (work := report.work) is None:
             bytes_moved[name, length] = math.nan

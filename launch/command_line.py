@@ -231,7 +231,7 @@ def define_batch_size(
 
 
 def configured(flag_values: flags.FlagValues, kind: type[T]) -> T:
-    """The experiment of --config and its flags, with the folder of --data_dir.
+    """The experiment of --config and its flags, with the folder of --data_dir if there is that.
 
     Raises:
       ValueError: As `make_experiment`, or if a flag sets a field that the chosen kind has not.
@@ -250,7 +250,7 @@ def configured(flag_values: flags.FlagValues, kind: type[T]) -> T:
             known == field or known.startswith(f"{field}.") for known in fields
         ):
             raise ValueError(f"--config.{field} has no effect: the chosen kind has no such field")
-    if flag_values.data_dir is not None:
+    if "data_dir" in flag_values and flag_values.data_dir is not None:
         experiment = replace(experiment, data={"data_dir": flag_values.data_dir})
     return experiment
 

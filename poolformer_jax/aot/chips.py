@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -29,6 +30,11 @@ class Chip:
       hbm_bytes: That a program may use; the compiler says so when it has more.
       hbm_bytes_per_second: Peak.
       flops_per_second: Peak of matrix products in bfloat16.
+      ici_bytes_per_second: That it can send to its neighbours in a slice, all links together. Chips
+        at the border of a slice that is no torus have half of the links, at the worst.
+      dcn_bytes_per_second: Its share of what its host, or its pod, can send to other slices; None
+        if that is not published.
+      topologies: Some that exist.
       source: Of the peaks.
     """
 
@@ -36,23 +42,56 @@ class Chip:
     hbm_bytes: int
     hbm_bytes_per_second: float
     flops_per_second: float
+    ici_bytes_per_second: float
+    dcn_bytes_per_second: float | None
+    topologies: tuple[str, ...]
     source: str
 
 
-def _chip(name: str, usable_gib: float, bytes_per_second: float, flops_per_second: float) -> Chip:
+def _chip(
+    name: str,
+    usable_gib: float,
+    hbm: float,
+    flops: float,
+    ici: float,
+    dcn: float | None,
+    shapes: str,
+) -> Chip:
+    topologies = tuple(f"{name}:{shape}" for shape in shapes.split())
     source = f"https://cloud.google.com/tpu/docs/{name}"
-    return Chip(name, int(usable_gib * 2**30), bytes_per_second, flops_per_second, source)
+    return Chip(name, int(usable_gib * 2**30), hbm, flops, ici, dcn, topologies, source)
 
 
+_SQUARES = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
+_CUBES = "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4"
+
+# The pages give the links in both directions together: 400, 1200 and 800 GB/s. That of v4 gives
+# 1.1 PB/s of all-reduce for 4096 chips; its six links of 50 GB/s each way are in arXiv:2304.01433.
+# To other slices: 6.4 and 25.6 Tbit/s for a pod of 256 v5e or v6e, 50 Gbit/s for each v5p.
 CHIPS = {
     chip.name: chip
     for chip in (
-        _chip("v4", 30.75, 1.200e12, 275e12),
-        _chip("v5e", 15.75, 0.819e12, 197e12),
-        _chip("v5p", 95.74, 2.765e12, 459e12),
-        _chip("v6e", 31.25, 1.638e12, 918e12),
+        _chip("v4", 30.75, 1.200e12, 275e12, 300e9, None, _CUBES),
+        _chip("v5e", 15.75, 0.819e12, 197e12, 200e9, 3.125e9, _SQUARES),
+        _chip("v5p", 95.74, 2.765e12, 459e12, 600e9, 6.25e9, _CUBES),
+        _chip("v6e", 31.25, 1.638e12, 918e12, 400e9, 12.5e9, _SQUARES),
     )
 }
+
+
+def describe_chips() -> str:
+    """The known chips, as a table."""
+    lines = ["chip  HBM, GiB  HBM, GB/s  bfloat16, TFLOP/s  ICI, GB/s  topologies, source"]
+    for chip in CHIPS.values():
+        lines.append(
+            f"{chip.name:4}  {chip.hbm_bytes / 2**30:8.2f}  {chip.hbm_bytes_per_second / 1e9:9,.0f}"
+            f"  {chip.flops_per_second / 1e12:17.0f}  {chip.ici_bytes_per_second / 1e9:9.0f}  "
+            f"{' '.join(chip.topologies)}, {chip.source}"
+        )
+    return "\n".join(lines)
+
+
+_EXAMPLES = "write the chip and its shape, such as v5e:1x1, v5e:2x4, v6e:4x4, v4:2x2x1 or v5p:2x2x2"
 
 
 def chip_of(topology: str) -> Chip:
@@ -63,8 +102,23 @@ def chip_of(topology: str) -> Chip:
     """
     name = topology.partition(":")[0]
     if name not in CHIPS:
-        raise ValueError(f"no TPU chip {name!r} in {topology!r}; known: {', '.join(CHIPS)}")
+        raise ValueError(
+            f"no TPU chip {name!r} in {topology!r}; known: {', '.join(CHIPS)}\n{describe_chips()}"
+        )
     return CHIPS[name]
+
+
+def num_chips(topology: str) -> int:
+    """How many chips a topology such as `v5e:2x4` has.
+
+    Raises:
+      ValueError: If it is none.
+    """
+    chip_of(topology)
+    shape = topology.partition(":")[2]
+    if not re.fullmatch(r"\d+(x\d+)*", shape):
+        raise ValueError(f"no topology {topology!r}; {_EXAMPLES}\n{describe_chips()}")
+    return math.prod(map(int, shape.split("x")))
 
 
 def prepare_environment() -> None:
@@ -128,7 +182,6 @@ def describe_topology(name: str, *, num_slices: int = 1) -> list[jax.Device]:
         topology = topologies.get_topology_desc(name, "tpu", **options)
     except Exception as error:
         raise ValueError(
-            f"no topology {name!r}: {error}; write the chip and its shape, such as v5e:1x1, "
-            "v5e:2x4, v6e:4x4, v4:2x2x1 or v5p:2x2x2"
+            f"no topology {name!r}: {error}; {_EXAMPLES}\n{describe_chips()}"
         ) from error
     return list(topology.devices)

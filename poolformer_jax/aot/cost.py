@@ -82,7 +82,7 @@ def hbm_bytes(
         )
         return read, written
     if opcode in COLLECTIVES:
-        results = collective_results(instruction)
+        results = () if opcode == "send" else collective_results(instruction)
         return sum(_in_hbm(operand.arrays) for operand in operands), _in_hbm(results)
     read = sum(_in_hbm(operand.arrays) for operand in operands)
     return read, _in_hbm(instruction.arrays)
@@ -175,6 +175,8 @@ def collective_results(instruction: Instruction) -> tuple[Array, ...]:
         return arrays[len(instruction.operands) :]
     if instruction.opcode == "collective-permute-start":
         return arrays[len(instruction.operands) : 2 * len(instruction.operands)]
+    if instruction.opcode in ("send", "recv"):  # (what is sent, context, token)
+        return arrays[:1]
     return arrays
 
 

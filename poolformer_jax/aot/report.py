@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from poolformer_jax.aot.chips import Chip
+from poolformer_jax.aot.collectives import Exchange, Groups, exchange_of
 from poolformer_jax.aot.cost import (
     collective_of,
     collective_results,
@@ -54,7 +55,7 @@ class Work:
       flops: Of matrix products; those inside of kernels are not seen.
       instructions: Runs of instructions that take time.
       unknown_loops: Loops whose number of turns the text does not tell; counted as one turn.
-      collectives: By kind; the bytes are those of the results on one chip.
+      exchanges: Collectives, by kind and who takes part.
       kernels: Pallas calls, by name; bytes of HBM, operands and results once.
       consumers: All that moves bytes, the largest first.
     """
@@ -64,7 +65,7 @@ class Work:
     flops: int
     instructions: int
     unknown_loops: int
-    collectives: dict[str, Traffic]
+    exchanges: tuple[Exchange, ...]
     kernels: dict[str, Traffic]
     consumers: tuple[Consumer, ...]
 
@@ -72,6 +73,14 @@ class Work:
     def hbm_bytes(self) -> int:
         """Bytes read and written."""
         return self.read + self.written
+
+    @property
+    def collectives(self) -> dict[str, Traffic]:
+        """By kind; the bytes are those of the results on one chip."""
+        kinds: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+        for one in self.exchanges:
+            kinds[one.kind].append((one.count, one.num_bytes))
+        return {kind: _sum(moved) for kind, moved in sorted(kinds.items())}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +170,8 @@ def read_work(text: str) -> Work:
     program = parse_program(text)
     unknown: list[str] = []
     runs = list(_runs(program, program.entry, 1, unknown))
-    collectives: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+    exchanges: dict[tuple[str, Groups, bool], list[tuple[int, int]]]
+    exchanges = collections.defaultdict(list)
     kernels: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
     consumers: dict[tuple[str, str], list[tuple[int, int]]] = collections.defaultdict(list)
     for run in runs:
@@ -171,7 +181,9 @@ def read_work(text: str) -> Work:
             size = sum(array.size for array in collective_results(collective))
             kind = collective_of(collective)
             assert kind is not None
-            collectives[kind].append((run.count, run.count * size))
+            if one := exchange_of(kind, collective, run.count, run.count * size):
+                key = one.kind, one.groups, one.between_slices
+                exchanges[key].append((one.count, one.num_bytes))
         if 'custom_call_target="tpu_custom_call"' in run.instruction.attributes:
             kernels[operation].append(moved)
         if moved[1]:
@@ -182,7 +194,11 @@ def read_work(text: str) -> Work:
         flops=sum(run.count * run.flops for run in runs),
         instructions=sum(run.count for run in runs),
         unknown_loops=len(unknown),
-        collectives={kind: _sum(moved) for kind, moved in sorted(collectives.items())},
+        exchanges=tuple(
+            Exchange(*key, total.count, total.num_bytes)
+            for key, moved in sorted(exchanges.items())
+            for total in [_sum(moved)]
+        ),
         kernels={name: _sum(moved) for name, moved in sorted(kernels.items())},
         consumers=tuple(
             sorted(

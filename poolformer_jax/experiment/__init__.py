@@ -42,6 +42,8 @@ _NAMES = {
     "scoring": ("score_samples",),
     "pages": ("plot_loss", "write_report"),
     "scaling": ("plot_scaling", "read_scaling", "report_scaling"),
+    "compilation": ("compile_for_tpu",),
+    "compilation_report": ("describe_compiled",),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -226,6 +226,33 @@ def plot_confusion(class_names: Sequence[str], counts: Int[np.ndarray, "k k"]) -
     return figure
 
 
+def plot_slices(
+    series: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]],
+) -> Figure:
+    """Efficiency of a chip over the number of chips.
+
+    Args:
+      series: From `weak` or `strong` to chips and their efficiencies in per cent, with collectives
+        that overlap the rest, and without overlap.
+    """
+    figure, axes = _wide_figure(3.4)
+    axes.axhline(100, color=_INK, **_DASHED)
+    for name, color in (("weak", _BLUE), ("strong", _ORANGE)):
+        if name not in series:
+            continue
+        chips, overlapped, serial = series[name]
+        axes.plot(chips, overlapped, "o-", color=color, lw=1.8, label=f"{name}, overlapped")
+        axes.plot(chips, serial, "o--", color=color, lw=1.4, label=f"{name}, not overlapped")
+    axes.set_xscale("log", base=2)
+    ticks = sorted({count for chips, *_ in series.values() for count in chips})
+    axes.set_xticks(ticks, [f"{count:,}" for count in ticks])
+    axes.set_ylim(0, max(105, axes.get_ylim()[1]))
+    axes.set_xlabel("chips")
+    axes.set_ylabel("efficiency, at most (%)")
+    _add_legend(axes, columns=4)
+    return figure
+
+
 def running_mean(values: Float[np.ndarray, " t"], window: int) -> Float[np.ndarray, " t"]:
     """Returns the mean of the last `window` finite values up to each one, fewer at the start.
 

@@ -104,11 +104,12 @@ def test_mistakes_load_no_jax():
     """Which takes seconds; without it they end in one."""
     program = """
         import sys
-        from launch import command_line, eval_likelihood, eval_samples, import_classifier
-        from launch import prepare_data, report, sample, scaling_report, train, train_classifier
+        from launch import command_line, compile_tpu, eval_likelihood, eval_samples
+        from launch import import_classifier, prepare_data, report, sample, scaling_report
+        from launch import train, train_classifier
 
-        every = (eval_likelihood, eval_samples, import_classifier, prepare_data, report, sample)
-        every += (scaling_report, train, train_classifier)
+        every = (compile_tpu, eval_likelihood, eval_samples, import_classifier, prepare_data)
+        every += (report, sample, scaling_report, train, train_classifier)
         for binary, *arguments in (
             *((binary, "--wrokdir=x") for binary in every),
             (train, "--config=nope", "--workdir=x"),
@@ -125,6 +126,7 @@ def test_mistakes_load_no_jax():
             (sample, "--workdir=/nowhere", "--temperature=-1"),
             (eval_samples, "--workdir=/nowhere"),
             (eval_samples, "--samples=/nowhere", "--classifier=x"),
+            (compile_tpu, "--config=digits", "--topology=v9:2x2"),
         ):
             try:
                 command_line.call(binary.main, binary._FLAGS, arguments)

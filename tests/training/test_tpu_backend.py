@@ -5,6 +5,7 @@ import pytest
 from configs.sc09 import get_config
 from poolformer_jax import sharding
 from poolformer_jax.aot.chips import chip_of, describe_topology
+from poolformer_jax.aot.collectives import read_collectives
 from poolformer_jax.aot.report import read_program
 from poolformer_jax.experiment.configuration import make_experiment
 from poolformer_jax.experiment.lowering import Programs
@@ -18,9 +19,8 @@ def test_baseline_step_compiles_for_v5e_2x2(tpu_compiler):
     config.train.batch_size = 16  # 4 clips a chip.
     experiment = make_experiment(config)
     mesh = sharding.make_mesh(devices=describe_topology("v5e:2x2"))
-    report = read_program(
-        Programs(experiment, mesh).trace_train_step().lower().compile(), chip_of("v5e:2x2")
-    )
+    chip = chip_of("v5e:2x2")
+    report = read_program(Programs(experiment, mesh).trace_train_step().lower().compile(), chip)
     print(report)
     work = report.work
     assert work is not None and not work.unknown_loops
@@ -28,6 +28,8 @@ def test_baseline_step_compiles_for_v5e_2x2(tpu_compiler):
     # compilers. Activations that go through HBM would show here: the bytes would be 12 GB.
     assert work.hbm_bytes <= 2.5e9
     assert report.temp_bytes <= 0.3e9
+    (collective,) = read_collectives(work.exchanges, mesh, chip)
+    assert (collective.axes, collective.link) == (("data",), "ICI")
     # The gradients of all parameters, once in float32.
     parameter_bytes = 4 * count_params(experiment.model.build())
     assert parameter_bytes <= work.collectives["all-reduce"].num_bytes <= 1.001 * parameter_bytes
