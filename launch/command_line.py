@@ -113,7 +113,8 @@ def call(
       main: Gets the name of the program, followed by the arguments that are no flags.
       flag_values: The binary's own.
       arguments: Of the command line.
-      positional: What to call those that are no flags; there have to be as many.
+      positional: What to call those that are no flags; there have to be as many, or more if the
+        last ends with "...".
 
     Returns:
       What main returns.

@@ -34,6 +34,11 @@ def parse(
 ) -> Sequence[str]:
     """Parses afresh, whatever was parsed before.
 
+    Args:
+      flag_values: Of the binary.
+      argv: The name of the program and its arguments.
+      positional: What to call those that are no flags; "..." behind the last lets it be several.
+
     Returns:
       The name of the program and the positional arguments.
 
@@ -54,10 +59,11 @@ def parse(
     finally:
         sys.argv = before
     surplus, missing = remaining[1 + len(positional) :], positional[len(remaining) - 1 :]
-    if surplus:
+    if surplus and not "".join(positional).endswith("..."):
         raise UserError(f"unknown arguments {surplus}; flags start with --")
     if missing:
-        raise UserError(f"{' and '.join(missing)} must be given, without --")
+        names = " and ".join(missing).removesuffix("...")
+        raise UserError(f"{names} must be given, without --")
     return remaining
 
 

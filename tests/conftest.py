@@ -25,6 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests that take steps with Optax, whose optimisers add counters to floats.
 MIXED_TYPES = (
     "tests/experiment/",
+    "tests/faults/",
     "tests/launch/",
     "tests/training/",
     "tests/classifier/test_objective.py",

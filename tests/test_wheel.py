@@ -21,6 +21,7 @@ assert poolformer_jax.__file__.startswith(sys.argv[1]), poolformer_jax.__file__
 assert {"sc09", "digits", "digits_classifier", "ablations/digits_lru"} <= set(ex.named_configs())
 for name in ex.named_configs():
     kind = ex.ClassifierExperiment if name.endswith("_classifier") else ex.Experiment
+    name += ":7m" if name == "scaling" else ""
     ex.make_experiment(ex.named_config(name), kind)
 assert "jax" not in sys.modules
 assert all(hasattr(ex, name) for name in ex.__all__)

@@ -41,6 +41,7 @@ _NAMES = {
     "sampling": ("Draw", "sample"),
     "scoring": ("score_samples",),
     "pages": ("plot_loss", "write_report"),
+    "scaling": ("plot_scaling", "read_scaling", "report_scaling"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -61,6 +61,14 @@ def offer_sample_page(folder: pathlib.Path, rows: Any, settings: Any) -> None:
         _LOG.info("Listen: %s", write_sample_page(folder, rows, settings))
 
 
+def offer_scaling_page(path: pathlib.Path, study: Any) -> None:
+    """Writes the page of several runs, see `write_scaling_page`, if Matplotlib is there."""
+    if _can_plot():
+        from poolformer_jax.pages.scaling import write_scaling_page
+
+        _LOG.info("Look: %s", write_scaling_page(path, study))
+
+
 def offer_metrics_page(folder: pathlib.Path, scores: Any) -> None:
     """Writes the page of scores, see `write_metrics_page`, if Matplotlib is there."""
     if _can_plot():

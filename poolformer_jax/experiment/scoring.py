@@ -207,9 +207,10 @@ def _load_classifier(folder: Folder) -> tuple[SavedClassifier, str]:
 
 def _print(scores: Scores, path: pathlib.Path, clips_per_second: float | None) -> None:
     from poolformer_jax.evals.scores.accuracy import describe_accuracy
-    from poolformer_jax.evals.scores.table import score_row, text_table
+    from poolformer_jax.evals.scores.table import HEADER, score_row
+    from poolformer_jax.evals.text_table import text_table
 
-    _LOG.info(text_table([score_row(scored) for scored in scores.sets]))
+    _LOG.info(text_table([score_row(scored) for scored in scores.sets], HEADER))
     _LOG.info(describe_accuracy(scores.accuracy))
     for warning in scores.warnings:
         _LOG.warning(warning)

@@ -86,6 +86,10 @@ class MixerConfig(Variant):
         """The mixer of a level whose width is `factor` times that of the outermost one."""
         raise NotImplementedError
 
+    def flops_per_step(self, width: int) -> int:
+        """Of its matrix products, two a multiply-add, for one step of width d."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LRUConfig(MixerConfig):
@@ -118,6 +122,10 @@ class LRUConfig(MixerConfig):
     def grown(self, factor: int) -> MixerConfig:
         """As many times the channels."""
         return dataclasses.replace(self, recurrent_width=factor * self.recurrent_width)
+
+    def flops_per_step(self, width: int) -> int:
+        """The projections to e and back."""
+        return 4 * width * self.recurrent_width
 
     @property
     def num_channels(self) -> int:
@@ -161,6 +169,11 @@ class RGLRUConfig(LRUConfig):
 
         return RGLRU(self, execution, name=name)
 
+    def flops_per_step(self, width: int) -> int:
+        """The projections, and the blocks of both gates."""
+        gates = 4 * self.recurrent_width * self.num_channels // self.num_gate_blocks
+        return super().flops_per_step(width) + gates
+
 
 MIXERS: Mapping[str, type[MixerConfig]] = {
     config.kind: config for config in (RGLRUConfig, LRUConfig)
@@ -191,3 +204,10 @@ class BlockConfig(ExecutionConfig):
         ExecutionConfig.__post_init__(self)
         check_at_least(self, 1, "mlp_expansion")
         check_fraction(self, "dropout")
+
+    def flops_per_step(self, width: int) -> int:
+        """Of the matrix products of one layer, two a multiply-add, for one step of width d."""
+        square = 2 * width**2
+        mixing = square * (1 + self.gating + 3 * self.temporal_convolution)
+        mlp = square * self.mlp_expansion * (2 + self.gating)
+        return self.mixer.flops_per_step(width) + mixing + mlp

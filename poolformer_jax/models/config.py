@@ -52,6 +52,15 @@ class SequenceModelConfig(ExecutionConfig, Variant):
         """Sequences and chunks are multiples of so many samples."""
         return 1
 
+    @property
+    def flops_per_sample(self) -> float:
+        """FLOPs of the forward pass for one sample: of matrix products, two a multiply-add.
+
+        What the mathematics needs, whatever a platform makes of it: no zeros of spread blocks, no
+        recomputation. Recurrences, norms and activations are left out.
+        """
+        raise NotImplementedError
+
     def build(self) -> SequenceModel:
         """Makes the model."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Plots for pages and notebooks: loss, bits over the position, classes, a clip's spectrogram.
+"""Plots for pages and notebooks: loss, positions, scaling, classes, a clip's spectrogram.
 
 They are transparent, in colours for a light as well as for a dark page.
 """
@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator
 from matplotlib.transforms import Transform
 
+from poolformer_jax.evals.scaling.study import Study
 from poolformer_jax.pages.run_files import Clip, Run, read_numbers
 
 # Greys and hues that keep a contrast of at least 3 on white as well as on near-black.
@@ -94,6 +95,53 @@ def plot_context(likelihood: Mapping[str, Any], *, num_codes: int = 256) -> Figu
     axes.set_xlabel("number of the sample in its clip")
     axes.set_ylabel("bits per sample")
     return figure
+
+
+def plot_scaling(study: Study) -> Figure:
+    """Bits per sample against parameters, samples, FLOPs, chips and, where known, chip-hours."""
+    labels = {
+        "parameters": "parameters",
+        "samples": "samples trained on",
+        "flops": "training FLOPs",
+        "chips": "chips",
+        "chip_hours": "chip-hours",
+    }
+    shown = [name for name in labels if np.isfinite(study.points(name)[0]).all()]
+    figure = Figure(figsize=(9, 3.1 * -(-len(shown) // 2)), layout="constrained")
+    for place, quantity in enumerate(shown, start=1):
+        axes = figure.add_subplot(-(-len(shown) // 2), 2, place)
+        axes.set_xscale("log")
+        axes.grid(axis="y", color=_INK, alpha=0.2, linewidth=0.6)
+        _style_axes(axes)
+        x, bits = study.points(quantity)
+        for run in study.runs:
+            if quantity in ("samples", "flops", "chip_hours"):
+                axes.plot(getattr(run, quantity), run.bits, color=_BLUE, alpha=0.4, lw=1)
+        if law := study.laws.get(quantity):
+            between = np.geomspace(x.min(), x.max(), 50)
+            axes.plot(between, law(between), color=_ORANGE, lw=1.6)
+        axes.plot(x, bits, "o", color=_BLUE, ms=5)
+        for run, at, level in zip(study.runs, x, bits, strict=True):
+            style: dict[str, Any] = {"textcoords": "offset points", "color": _INK, "fontsize": 8}
+            axes.annotate(_rounded(run.parameters), (at, level), (5, 4), **style)
+        if quantity == "chips":
+            axes.xaxis.set_major_locator(FixedLocator(sorted({*x.tolist()})))
+        elif x.max() < 30 * x.min():
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: _rounded(value))
+        axes.minorticks_off()
+        axes.margins(x=0.2, y=0.15)
+        axes.set_xlabel(labels[quantity])
+        axes.set_ylabel("validation bits per sample")
+    return figure
+
+
+def _rounded(value: int | float) -> str:
+    """1.4M for 1,405,056."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if size <= value < 1000 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def plot_clip(clip: Clip) -> Figure:

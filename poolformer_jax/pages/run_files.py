@@ -88,7 +88,7 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
             f"work directory {workdir} holds a classifier, which has no report; its result is in "
             f"{workdir / 'classifier_test.json'}"
         )
-    metrics = _read_metrics(workdir / METRICS_FILE)
+    training, validation = load_metrics(workdir)
     likelihood = workdir / "likelihood_test.json"
     generated, real = (
         sorted((workdir / "samples").glob(f"{kind}*.wav")) for kind in ("sample_", REAL_PREFIX)
@@ -96,13 +96,28 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
     return Run(
         workdir=workdir,
         config=config,
-        environment=_read_json(workdir / "environment.json"),
-        training=_by_step(metrics, "train"),
-        validation=_by_step(metrics, "validation"),
+        environment=load_environment(workdir),
+        training=training,
+        validation=validation,
         likelihood=_read_json(likelihood) if likelihood.exists() else None,
         clips=[read_clip(path) for path in (*generated[:MAX_CLIPS], *real[:MAX_CLIPS])],
         num_generated=len(generated),
     )
+
+
+def load_environment(workdir: pathlib.Path) -> dict[str, Any]:
+    """What environment.json holds; FileNotFoundError with the command that writes it."""
+    return _read_json(workdir / "environment.json")
+
+
+def load_metrics(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Metrics of training steps and of validations, ordered by step, each step once.
+
+    Raises:
+      FileNotFoundError: If there are none; the message names the command that writes them.
+    """
+    records = _read_metrics(workdir / METRICS_FILE)
+    return _by_step(records, "train"), _by_step(records, "validation")
 
 
 def read_clip(path: pathlib.Path) -> Clip:

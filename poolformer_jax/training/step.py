@@ -33,9 +33,9 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
     root_key = jax.random.key(config.seed)
     value_and_grad = jax.value_and_grad(objective.loss, has_aux=True)
 
-    def accumulate(state: TrainState, batch: Batch, key: Array) -> tuple[Any, Any]:
+    def accumulate(state: TrainState, batch: Batch, key: Array, count: Array) -> tuple[Any, Any]:
         """Returns ((loss, sums, gradient), statistics)."""
-        shared = state.params, key, objective.count(batch)
+        shared = state.params, key, count
         if config.grad_accum_steps is None:
             return sharding.add_over_data(add_clips, dict(batch), shared), None
         return run_parts(batch, shared, state.statistics, config.grad_accum_steps)
@@ -74,7 +74,8 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(root_key, state.step)
-        (loss, sums, grads), statistics = accumulate(state, batch, key)
+        count = objective.count(batch)
+        (loss, sums, grads), statistics = accumulate(state, batch, key, count)
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         if config.skip_norm is not None:
@@ -90,6 +91,7 @@ def make_train_step(objective: Objective, config: TrainConfig) -> TrainStep:
         skipped = (~ok).astype(jnp.int32)
         num_updates = state.step - state.skipped_steps
         metrics = objective.metrics(loss, sums) | {
+            "count": count.astype(jnp.int32),
             "grad_norm": grad_norm,
             "learning_rate": learning_rate(config, state.opt_state, num_updates),
             "skipped_steps": state.skipped_steps + skipped,

@@ -105,13 +105,14 @@ def test_mistakes_load_no_jax():
     program = """
         import sys
         from launch import command_line, eval_likelihood, eval_samples, import_classifier
-        from launch import prepare_data, report, sample, train, train_classifier
+        from launch import prepare_data, report, sample, scaling_report, train, train_classifier
 
         every = (eval_likelihood, eval_samples, import_classifier, prepare_data, report, sample)
-        every += (train, train_classifier)
+        every += (scaling_report, train, train_classifier)
         for binary, *arguments in (
             *((binary, "--wrokdir=x") for binary in every),
             (train, "--config=nope", "--workdir=x"),
+            (train, "--config=scaling:5m", "--workdir=x"),
             (train, "--config=sc09", "--workdir=x", "--config.model.widht=8"),
             (train, "--config=sc09", "--workdir=x", "--config.model.width=7"),
             (train, "--config=sc09", "--workdir=/proc/none"),
@@ -137,7 +138,7 @@ def test_mistakes_load_no_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("error: ") == 12 + len(BINARIES)
+    assert result.stdout.count("error: ") == 13 + len(BINARIES)
 
 
 def test_flags_are_parsed_afresh(tmp_path):
@@ -155,9 +156,18 @@ def test_configuration_by_name_or_file_and_in_two_words(tmp_path):
         ["-config=ablations/digits_lru"],
         [f"--config={ROOT / 'configs' / 'sc09.py'}"],
         ["--config=digits", "--config.model.mixer.kind=lru"],
+        ["--config=configs/scaling.py:1m", "--config.train.num_steps=7"],
     ):
         arguments = ["--workdir=/proc/none", *config]
         assert "cannot write to --workdir=/proc/none" in mistake("train", *arguments)
+
+
+@pytest.mark.parametrize("binary", ["train", "eval_likelihood"])
+@pytest.mark.parametrize("size", ["", ":", ":5m"])
+def test_a_missing_or_unknown_size_is_answered_with_the_sizes(binary, size):
+    found = mistake(binary, f"--config=configs/scaling.py{size}", "--workdir=/proc/none")
+    assert f"{size.strip(':')!r} is no size" in found and len(found.splitlines()) == 1
+    assert "such as scaling.py:100m: 1m, 3m, 7m, 20m, 40m, 100m, 200m, 400m, digits_10k" in found
 
 
 def test_help_shows_what_a_binary_does_and_its_flags():
@@ -190,6 +200,15 @@ def test_positional_arguments():
         run("--workdir=b")
     with pytest.raises(SystemExit, match=r"unknown arguments \['b'\]"):
         run("a", "b")
+
+    def run_several(*arguments):
+        return call_main(lambda argv: argv[1:], own, arguments, positional=["a file", "more..."])
+
+    assert run_several("a", "b") == ["a", "b"] and run_several("a", "b", "c") == ["a", "b", "c"]
+    with pytest.raises(SystemExit, match="error: a file and more must be given, without --"):
+        run_several()
+    with pytest.raises(SystemExit, match="error: more must be given, without --"):
+        run_several("a")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_loss_is_bits_per_unpadded_sample(start):
     _, history = run_steps(TRAIN, [batch])
     logits = oracle.forward(MODEL, jax.tree.map(np.asarray, start.params), batch["tokens"])
     expected = oracle.bits(logits, batch["tokens"], batch["lengths"])
+    assert history[0]["count"] == batch["lengths"].sum()
     # float32 against float64 through three levels.
     assert history[0]["bits_per_sample"] == pytest.approx(expected, rel=1e-5)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from poolformer_jax.evals.scores.metrics import Score
 from poolformer_jax.evals.scores.scoring import ScoredSet
@@ -39,19 +38,6 @@ def format_score(score: Score) -> str:
         return f"{value:.{_decimals(value, digits=3)}f}"
     decimals = _decimals(half, digits=2)
     return f"{value:.{decimals}f} ± {half:.{decimals}f}"
-
-
-def text_table(rows: Sequence[Sequence[str]], header: Sequence[str] = HEADER) -> str:
-    """Aligns rows in columns: the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = []
-    for row in (header, ["-" * width for width in widths], *rows):
-        first, *others = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join(lines)
 
 
 def _decimals(value: float, *, digits: int) -> int:

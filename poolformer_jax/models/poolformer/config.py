@@ -82,6 +82,24 @@ class PoolformerConfig(SequenceModelConfig, BlockConfig):
         """The total pooling factor: samples per step of the centre."""
         return math.prod(self.pool_factors)
 
+    @property
+    def flops_per_sample(self) -> float:
+        """Of each level at its rate; the centre has one step in `chunk_multiple` samples."""
+        head = self.num_codes + (self.embedding == "mlp")
+        flops, rate = 2.0 * self.width * head, 1.0
+        for level, layers in enumerate(self.layers):
+            growth = self.width_growth**level
+            width, factors = self.width * growth, self.pool_factors[level:]
+            block = dataclasses.replace(self, mixer=self.mixer.grown(growth))
+            stacks = 1 + (self.unet and bool(factors))
+            flops += rate * stacks * layers * block.flops_per_step(width)
+            if factors:
+                # Each step meets one tap of either pool.
+                inner, groups = width * self.width_growth, self.pool_groups or width
+                flops += rate * 4 * width * inner / groups
+                rate /= factors[0]
+        return flops
+
     def build(self) -> Poolformer:
         """Makes the model."""
         from poolformer_jax.models.poolformer.model import Poolformer

@@ -4,7 +4,7 @@ import pytest
 
 from poolformer_jax.evals.bootstrap import Interval
 from poolformer_jax.evals.scores.metrics import Score
-from poolformer_jax.evals.scores.table import format_score, text_table
+from poolformer_jax.evals.scores.table import format_score
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,3 @@ def test_scores_to_the_digits_that_their_intervals_leave(value, low, high, text)
 )
 def test_scores_without_interval(value, text):
     assert format_score(Score(value, None)) == text
-
-
-def test_columns_are_aligned():
-    lines = text_table([("a", "1"), ("name", "1,000")], header=("", "clips")).splitlines()
-    assert lines == ["      clips", "----  -----", "a         1", "name  1,000"]
