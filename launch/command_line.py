@@ -308,6 +308,22 @@ def parse_duration(name: str, text: str, sample_rate: int) -> int:
     )
 
 
+def steps_of(flag: flags.FlagHolder) -> tuple[int, int] | None:
+    """The first and the last step that a flag such as --profile_steps=10:15 gives, if it does.
+
+    Raises:
+      ValueError: If it gives anything else.
+    """
+    if flag.value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", flag.value)
+    if match is None:
+        raise ValueError(
+            f"--{flag.name}={flag.value:.40} must be the first and the last step, such as 10:15"
+        )
+    return int(match[1]), int(match[2])
+
+
 @contextlib.contextmanager
 def _messages_to_stdout() -> Iterator[None]:
     """The messages of the project, as they are; warnings and errors say what they are."""

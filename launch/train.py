@@ -19,6 +19,12 @@ _WORKDIR = command_line.define_workdir(_FLAGS, "Folder for checkpoints and metri
 command_line.define_data_dir(_FLAGS)
 _RESTART = command_line.define_restart(_FLAGS)
 command_line.define_distributed(_FLAGS)
+_PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "FIRST:LAST, such as 10:15: steps of which a trace is written to <workdir>/profile.",
+    flag_values=_FLAGS,
+)
 
 
 def main(argv):
@@ -26,8 +32,14 @@ def main(argv):
     del argv
     with ex.user_errors():
         experiment = command_line.configured(_FLAGS, ex.Experiment)
-    distributed = command_line.distributed_of(_FLAGS)
-    outcome = ex.train(experiment, _WORKDIR.value, restart=_RESTART.value, distributed=distributed)
+        profile_steps = command_line.steps_of(_PROFILE_STEPS)
+    outcome = ex.train(
+        experiment,
+        _WORKDIR.value,
+        restart=_RESTART.value,
+        distributed=command_line.distributed_of(_FLAGS),
+        profile_steps=profile_steps,
+    )
     command_line.say_how_to_resume(outcome, is_program=__name__ == "__main__")
     return outcome
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from poolformer_jax import interruption
+from poolformer_jax import interruption, own_files
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.hosts import (
     Distributed,
@@ -17,7 +17,7 @@ from poolformer_jax.experiment.hosts import (
     experiment_facts,
 )
 from poolformer_jax.experiment.paths import local_path
-from poolformer_jax.experiment.workdir import check_workdir, set_aside_run
+from poolformer_jax.experiment.workdir import PROFILE, check_workdir, set_aside_run
 from poolformer_jax.lock import release_at_end, take_lock
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def train(
     restart: bool = False,
     distributed: Distributed | bool = False,
     devices: Sequence[Any] | None = None,
+    profile_steps: tuple[int, int] | None = None,
 ) -> Outcome:
     """Trains a model, or goes on from the latest checkpoint in the workdir.
 
@@ -44,6 +45,8 @@ def train(
       restart: Whether to start again from step 0; the run until now is set aside.
       distributed: Whether, or how, to connect several processes first; they all do the same.
       devices: What to train on; all devices if None.
+      profile_steps: The first and the last step of a trace, which is written to `profile` in the
+        workdir. Of a start that resumes among them or after them, those that are left.
 
     Returns:
       At which step training ended, and whether that is the end of the run.
@@ -57,11 +60,15 @@ def train(
     with errors_of_all(distributed):
         workdir = local_path("workdir", workdir)
         changes = check_workdir(workdir, experiment, restart=restart)
+        if profile_steps is not None:
+            _check_profile_steps(*profile_steps, experiment.train.num_steps)
+            own_files.check(workdir, [PROFILE])
         if not distributed:
             lock = take_lock(workdir)
+    options = {"restart": restart, "profile_steps": profile_steps}
     agree(
         distributed,
-        lambda: experiment_facts(experiment) | code_facts() | {"restart": restart},
+        lambda: experiment_facts(experiment) | code_facts() | options,
         workdir=workdir,
     )
 
@@ -121,6 +128,8 @@ def train(
             mesh=mesh,
             changes=changes,
         )
+        if profile_steps is not None:
+            own_files.claim(workdir, [PROFILE])
 
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("the workdir is ready")
@@ -146,5 +155,14 @@ def train(
         workdir=workdir,
         check_workdir=(lambda: None) if lock is None else lock.check,
         rules=model.parameter_rules,
+        profile_steps=profile_steps,
     )
     return run_loop(trainer)
+
+
+def _check_profile_steps(first: int, last: int, num_steps: int) -> None:
+    if not 2 <= first <= last <= num_steps:
+        raise ValueError(
+            f"profile_steps {first}:{last} must be the first and the last of some steps in 2 to "
+            f"train.num_steps {num_steps}; step 1 contains the compilation"
+        )

@@ -29,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 RUN_FILES = (CONFIG_FILE, "environment.json", "metrics.jsonl", "checkpoints")
 """What every training writes to its workdir."""
+PROFILE = "profile"
+"""What one with `profile_steps` writes too."""
 
 # Of a run and of what was made with it; the configuration last, which tells what the rest is.
 _SET_ASIDE = (
@@ -36,6 +38,7 @@ _SET_ASIDE = (
     "damaged_checkpoints",
     "metrics.jsonl",
     "tensorboard",
+    PROFILE,
     "samples",
     "likelihood_*",
     "report.html",

@@ -25,6 +25,7 @@ from poolformer_jax.training.errors import TrainingDivergedError
 from poolformer_jax.training.metrics import MetricWriter, progress_line
 from poolformer_jax.training.objective import Objective
 from poolformer_jax.training.optimizer import after_evaluation
+from poolformer_jax.training.profiling import Profiler
 from poolformer_jax.training.state import TrainState, init_train_state
 from poolformer_jax.training.step import make_train_step
 
@@ -61,6 +62,7 @@ class Trainer:
       on_best: Called with the state after an evaluation that is the best so far.
       check_workdir: Called before the workdir is written; raises if it is another's by now.
       rules: How parameters are sharded.
+      profile_steps: The first and the last step of a trace; None writes none.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Trainer:
         on_best: Callable[[TrainState, Mapping[str, float]], None] = lambda state, metrics: None,
         check_workdir: Callable[[], None] = lambda: None,
         rules: sharding.Rules = sharding.REPLICATED,
+        profile_steps: tuple[int, int] | None = None,
     ):
         self.objective = objective
         self.config = config
@@ -108,6 +111,13 @@ class Trainer:
         self.ready: deque[tuple[dict[str, jax.Array], int] | Exception] = deque()
         self.pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self.speed = _Speed()
+        self.profiler = Profiler(
+            workdir / "profile",
+            profile_steps,
+            start_step=self.step,
+            wait=self.collect,
+            say=self.say,
+        )
         self.consecutive_skips = 0
         self.stopping = False
         self.stop = StopRequest()
@@ -131,7 +141,13 @@ class Trainer:
           DiskFullError: If any of it, or the error that it ends with, comes from a full disk.
         """
         errors = [] if error is None else [error]
-        for close in (self.checkpointer.close, self.note_checkpoints, self.writer.close):
+        closers = (
+            self.profiler.close,
+            self.checkpointer.close,
+            self.note_checkpoints,
+            self.writer.close,
+        )
+        for close in closers:
             try:
                 close()
             except (OSError, RuntimeError, ValueError) as fault:
@@ -200,6 +216,12 @@ class Trainer:
 
     def take_step(self) -> None:
         """Trains on the next batch."""
+        with self.profiler.step(self.step + 1):
+            self._take_step()
+        if self.step + 1 == self.profiler.steps.stop:  # It took time to write the trace.
+            self.speed.leave_out(self.step)
+
+    def _take_step(self) -> None:
         if not self.ready:
             self.load_batch()
         ready = self.ready.popleft()

@@ -12,6 +12,7 @@ from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.training.errors import TrainingDivergedError
 from tests.launch.processes import call, finish, mistake, start, start_pod
 from tests.launch.runs import STEPS, TINY, losses, train_flags
+from tests.training.traces import steps_in
 
 
 def wait_for_step(process, step):
@@ -152,6 +153,11 @@ def test_divergence_is_one_clear_error(tmp_path, tiny_config):
         (["--data_dir=/proc/none"], "/proc/none"),
         (["--config.model.scan=fused"], "'fused' is a kernel for platform 'tpu', but platform is"),
         (["--config.model.platform=tpu"], "but JAX runs on 'cpu' here; set --config.model.platf"),
+        (["--profile_steps=10"], "--profile_steps=10 must be the first and the last step, such as"),
+        (["--profile_steps=-2:3"], "--profile_steps=-2:3 must be"),
+        (["--profile_steps=1:3"], "--profile_steps 1:3 must be .* in 2 to train.num_steps 60; "),
+        (["--profile_steps=5:4"], "--profile_steps 5:4 must be"),
+        (["--profile_steps=50:61"], "--profile_steps 50:61 must be"),
     ],
 )
 def test_mistakes_end_early_in_one_line(tmp_path, tiny_config, flags, message):
@@ -164,6 +170,35 @@ def test_another_model_in_the_same_workdir(finished, tiny_config):
     flags = ["--config.model.width=16", "--config.model.gating=false"]
     message = mistake("train", *train_flags(finished[0], tiny_config, *flags))
     assert "model.width: 8 -> 16" in message and "model.gating: True -> False" in message
+
+
+def test_profile_of_two_steps(tmp_path, tiny_config, capsys):
+    flags = ["--config.train.num_steps=4", "--profile_steps=2:3"]
+    flags = train_flags(tmp_path, tiny_config, *flags)
+    (tmp_path / "profile").touch()  # Somebody else's.
+    assert "profile is in the way and is kept" in mistake("train", *flags)
+    (tmp_path / "profile").unlink()
+    assert call("train", *flags).finished
+    folder = tmp_path / "profile" / "plugins" / "profile" / "steps_2_to_3"
+    (trace,) = folder.glob("process_0_*.xplane.pb")
+    assert f"a trace of steps 2 to 3 is in {folder}; to open it: " in capsys.readouterr().out
+    assert steps_in(trace) == [2, 3]
+
+
+@pytest.mark.slow
+def test_every_process_writes_its_trace(tmp_path, tiny_config):
+    flags = ["--config.train.num_steps=4", "--profile_steps=3:3"]
+    flags = train_flags(tmp_path, tiny_config, *flags)
+    pod = start_pod("train", 2, *flags, devices=4)
+    try:
+        outputs = [finish(process) for process in pod]
+    finally:
+        for process in pod:
+            process.kill()
+    assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
+    traces = sorted((tmp_path / "profile").glob("plugins/profile/steps_3_to_3/*.xplane.pb"))
+    assert [path.name[:10] for path in traces] == ["process_0_", "process_1_"]
+    assert [steps_in(path) for path in traces] == [[3], [3]]
 
 
 @pytest.mark.slow
