@@ -13,6 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # written through MLIR, and in one piece. Together this halves the tests' time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 QUICK_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# Threads of a product that wait for a core keep the others from theirs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Several virtual devices, so that sharding is tested in-process.
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -24,6 +26,8 @@ import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("poolformer_jax", "beartype.beartype")
+# What is imported and compiled stays: looking through all of it for garbage takes time.
+gc.set_threshold(20_000, 20, 20)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tests that take steps with Optax, whose optimisers add counters to floats.
@@ -54,12 +58,6 @@ def pytest_configure(config):
         for name, value in settings.items():
             jax.config.update(name, value)
             os.environ[name.upper()] = str(value)
-
-
-def pytest_collection_finish(session):
-    """What was imported stays: the garbage collector need not look through it again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_unconfigure(config):
