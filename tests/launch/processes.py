@@ -55,7 +55,8 @@ def start_pod(binary, count, *arguments, differing=None, folders=None, devices=1
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
-    xla_flags = f"--xla_force_host_platform_device_count={devices}"
+    # The last of two equal flags counts.
+    xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return [
         subprocess.Popen(
             [sys.executable, "-m", f"launch.{binary}", *place, f"--process_id={index}", *arguments]
