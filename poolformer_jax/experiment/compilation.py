@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 Scaling = Literal["weak", "strong"]
 """More chips with as many clips each, or with the same batch."""
 
-MOST_CLIPS = 256
+MOST_CLIPS = 1024
 """Clips in each part of the batch, beyond which no larger batch is looked for."""
 
 
