@@ -49,8 +49,9 @@ def start(module, *arguments, **environment):
     )
 
 
-def start_pod(binary, count, *arguments, differing=None, folders=None, devices=1):
+def start_pod(binary, count, *arguments, differing=None, folders=None, devices=1, impatient=False):
     """Starts a binary on `count` hosts, with flags and current folders of their own if given."""
+    program = ["tests.launch.impatient", binary] if impatient else [f"launch.{binary}"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,7 +60,7 @@ def start_pod(binary, count, *arguments, differing=None, folders=None, devices=1
     xla_flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return [
         subprocess.Popen(
-            [sys.executable, "-m", f"launch.{binary}", *place, f"--process_id={index}", *arguments]
+            [sys.executable, "-m", *program, *place, f"--process_id={index}", *arguments]
             + (differing[index] if differing else []),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from launch import last_words
+from tests.launch.impatient import SOONER_SECONDS
 from tests.launch.processes import finish, start_pod
 from tests.launch.runs import TINY, train_flags
 
@@ -108,14 +109,14 @@ def test_processes_that_differ_stop_before_they_compile(tmp_path, tiny_config):
 def test_a_killed_process_is_named_by_the_others(tmp_path, tiny_config, lost):
     """Also by those who wait for it: process 0 knows at once, and its loss is known at once."""
     flags = train_flags(tmp_path, tiny_config, "--config.train.num_steps=1000000")
-    pod = start_pod("train", 2, *flags, devices=4)
+    pod = start_pod("train", 2, *flags, devices=4, impatient=True)
     try:
-        while not (tmp_path / "checkpoints" / "30").is_dir() and pod[0].poll() is None:
+        while not (tmp_path / "checkpoints" / "10").is_dir() and pod[0].poll() is None:
             time.sleep(0.05)
         pod[lost].send_signal(signal.SIGKILL)
         start = time.monotonic()
         code, _, err = finish(pod[1 - lost])
-        assert time.monotonic() - start < 60
+        assert time.monotonic() - start < 60 - SOONER_SECONDS
     finally:
         for process in pod:
             process.kill()
