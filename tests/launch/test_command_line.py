@@ -140,7 +140,7 @@ def test_mistakes_load_no_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("error: ") == 13 + len(BINARIES)
+    assert result.stdout.count("error: ") == 14 + len(BINARIES)
 
 
 def test_flags_are_parsed_afresh(tmp_path):
