@@ -261,9 +261,11 @@ def gather_params(params: Any) -> Any:
     Left to the compiler, products with a part of a matrix exchange activations, which are larger
     by far where sequences are long.
     """
-    if FSDP not in _automatic_axes():
+    mesh = jax.sharding.get_abstract_mesh()
+    if FSDP not in _automatic_axes() or mesh.shape[FSDP] == 1:
         return params
-    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), params)
+    whole = NamedSharding(mesh, P())
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), params)
 
 
 def map_time(function: Callable, steps: Any, shared: Any) -> Any:
