@@ -26,6 +26,7 @@ _JAX_BOUNDS = ">=0.7.2,<0.13"
 
 _DIGITS = ["espeakng-loader>=0.2.4,<0.3"]
 _REPORT = ["matplotlib>=3.9,<4"]
+_GCS = ["gcsfs>=2024.12,<2027"]
 _DOWNLOAD = ["huggingface_hub>=0.34,<3"]
 
 # The configurations live beside the package, and are installed inside it: `poolformer_jax` is the
@@ -69,7 +70,7 @@ setup(
         "digits": _DIGITS,
         "report": _REPORT,
         "download": _DOWNLOAD,
-        "gcs": ["gcsfs>=2024.12,<2027"],
+        "gcs": _GCS,
         "tpu": [f"jax[tpu]{_JAX_BOUNDS}"],
         # Writes the checkpoints of one test; nothing imports it otherwise.
         "torch": ["torch>=2.13,<2.14"],
@@ -82,6 +83,7 @@ setup(
             *_DIGITS,
             *_REPORT,
             *_DOWNLOAD,
+            *_GCS,
         ],
         "lint": [
             "ruff>=0.17,<0.18",

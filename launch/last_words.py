@@ -164,6 +164,8 @@ def explain(text: str, facts: Mapping[str, Any]) -> str:
     line += "; see what it wrote last"
     if facts["checkpoints"] is None:
         return f"{line}\nto go on, {again}"
+    if "://" in facts["checkpoints"]:
+        return f"{line}\nto resume from the last checkpoint in {facts['checkpoints']}, {again}"
     folder = pathlib.Path(facts["checkpoints"])
     steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
     kept = f"the last checkpoint is of step {max(steps)}" if steps else "there is no checkpoint yet"

@@ -20,7 +20,7 @@ def main(argv):
     """Writes the page and prints its path."""
     del argv
     path = ex.write_report(_WORKDIR.value)
-    print(f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser.")
+    print(f"Wrote {path} ({len(path.read_bytes()) / 1e6:.1f} MB); open it in a browser.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
+
+from poolformer_jax.buckets import is_bucket
 
 _ADVICE = "make room, and run the same command again"
 _NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -35,6 +38,8 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def disk_full_error(folder: str | os.PathLike[str], kept: str) -> DiskFullError:
     """Makes the error for a folder, with what is kept in words."""
+    if is_bucket(folder):  # What goes there is written here first.
+        folder = tempfile.gettempdir()
     place = pathlib.Path(folder).absolute()
     while not place.exists():
         place = place.parent

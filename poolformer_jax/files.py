@@ -12,21 +12,28 @@ import pathlib
 import reprlib
 from typing import Any
 
+from poolformer_jax.buckets import AnyPath, as_path, is_bucket
+
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file in one go: no reader sees half of it, also if the process is killed.
 
     Args:
-      path: File; its folder is made if missing. Several processes may write the same one.
+      path: File, perhaps in a bucket; its folder is made if missing. Several processes may write
+        the same one.
       content: Text is encoded in UTF-8.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
+    content = content.encode() if isinstance(content, str) else content
+    if is_bucket(path):  # An object is there whole or not at all.
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # By name, and not as a temporary file, which only its owner may read.
     partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -45,7 +52,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
       OSError: If it cannot be read.
       ValueError: If it holds anything else; the message names the file.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     try:
         content = json.loads(path.read_bytes().decode())
     except UnicodeDecodeError as error:
@@ -64,7 +71,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def free_path(path: pathlib.Path) -> pathlib.Path:
+def free_path(path: AnyPath) -> AnyPath:
     """The path itself if nothing is there, else the first of path_1, path_2, ... that is free."""
     names = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(1))
     return next(found for found in itertools.chain([path], names) if not found.exists())

@@ -1,9 +1,10 @@
 """A folder is written by one program at a time: a file in it says by which.
 
 The file is made in a way in which only one of several can make it, also on a file system that hosts
-share. Its owner counts up a number in it every few seconds. A lock whose owner was killed does not
-stay: on the owner's machine there is no such process, and from elsewhere the number is seen to
-stand still. Clocks are not compared. Who only reads never needs a lock.
+share; a bucket has no such way, see `_BucketLock`. Its owner counts up a number in it every few
+seconds. A lock whose owner was killed does not stay: on the owner's machine there is no such
+process, and from elsewhere the number is seen to stand still. Clocks are not compared. Who only
+reads never needs a lock.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from poolformer_jax.buckets import AnyPath, is_bucket
 from poolformer_jax.disk_full import disk_full_error, is_disk_full
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ def release_at_end() -> Iterator[None]:
         yield
 
 
-def take_lock(folder: pathlib.Path, flag: str = "workdir") -> Lock:
+def take_lock(folder: AnyPath, flag: str = "workdir") -> Lock:
     """Takes the lock of a folder until the end of `release_at_end`.
 
     Args:
@@ -62,7 +64,7 @@ def take_lock(folder: pathlib.Path, flag: str = "workdir") -> Lock:
       LockedError: If another program has it and is alive, or it is a file of another kind.
       OSError: If the folder cannot be written.
     """
-    lock = Lock(folder, f"--{flag}={folder}")
+    lock = (_BucketLock if is_bucket(folder) else Lock)(folder, f"--{flag}={folder}")
     lock.take()
     _scope.get().callback(lock.release)
     return lock
@@ -71,7 +73,7 @@ def take_lock(folder: pathlib.Path, flag: str = "workdir") -> Lock:
 class Lock:
     """The lock of a folder, see `take_lock`."""
 
-    def __init__(self, folder: pathlib.Path, name: str):
+    def __init__(self, folder: AnyPath, name: str):
         self._path, self._name = folder / LOCK_FILE, name
         since = datetime.datetime.now().astimezone()
         self._about = {
@@ -91,7 +93,10 @@ class Lock:
         """Takes it, from the dead if need be; errors as `take_lock`."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while not self._make():
-            self._await_death()
+            self._await_death(self._path)
+        self._start_counting()
+
+    def _start_counting(self) -> None:
         # A daemon: it must not keep a process alive whose work has ended.
         threading.Thread(target=self._count_on, name="lock", daemon=True).start()
 
@@ -107,9 +112,10 @@ class Lock:
         Raises:
           LockedError: If so: nothing more may be written.
         """
-        if time.clock_gettime(_CLOCK) - self._counted_at > _INTERVAL and not self._count():
+        late = time.clock_gettime(_CLOCK) - self._counted_at > 2 * _INTERVAL
+        if late and not self._count():
             raise LockedError(
-                f"{self._name} was taken over by {_describe(_read(self._path))} while this process "
+                f"{self._name} was taken over by {_describe(self._successor())} while this process "
                 "was suspended, so it ends without writing; to go on here, stop the other first"
             )
 
@@ -131,16 +137,19 @@ class Lock:
             self._counted_at = time.clock_gettime(_CLOCK)
             return True
 
-    def _await_death(self) -> None:
-        """Returns when the owner has released the lock, or has been found dead.
+    def _successor(self) -> dict[str, Any] | None:
+        return _read(self._path)
+
+    def _await_death(self, path: AnyPath) -> None:
+        """Returns when an owner has released the lock, or has been found dead.
 
         Raises:
           LockedError: If it is alive.
         """
-        first = owner = _read(self._path)
-        if os.path.islink(self._path) or (owner == {} and _has_content(self._path)):
+        first = owner = _read(path)
+        if os.path.islink(path) or (owner == {} and _has_content(path)):
             raise LockedError(
-                f"{self._path} is in the way and is kept: it is no lock of this program; move it "
+                f"{path} is in the way and is kept: it is no lock of this program; move it "
                 "away, or choose another folder"
             )
         start, said = time.monotonic(), False
@@ -162,11 +171,11 @@ class Lock:
                 )
                 said = True
             time.sleep(_INTERVAL / 10)
-            owner = _read(self._path)
-        with _one_at_a_time(self._path.parent):
+            owner = _read(path)
+        with _one_at_a_time(path.parent):
             # Another may have taken it meanwhile, or its owner may have woken up.
-            if owner is not None and _read(self._path) == owner == first:
-                self._path.unlink(missing_ok=True)
+            if owner is not None and _read(path) == owner == first:
+                path.unlink(missing_ok=True)
 
     def _count_on(self) -> None:
         while not self._released.wait(_INTERVAL):
@@ -193,6 +202,47 @@ class Lock:
     def _content(self) -> bytes:
         """Always equally long."""
         return (json.dumps({"counts": f"{self._counts:09d}", **self._about}) + "\n").encode()
+
+
+class _BucketLock(Lock):
+    """The lock of a folder in a bucket.
+
+    There every process makes a file of its own, and only then looks for those of others: who sees
+    no other that is alive has the lock. Of two that come at the same moment both may give way.
+    """
+
+    def __init__(self, folder: AnyPath, name: str):
+        super().__init__(folder, name)
+        self._path = folder / f"lock_{self._about['token']}.json"
+
+    def take(self) -> None:
+        self._path.write_bytes(self._content())
+        self._counted_at = time.clock_gettime(_CLOCK)
+        self._start_counting()
+        try:
+            while others := self._others():
+                for path in others:
+                    self._await_death(path)
+        except BaseException:
+            self.release()
+            raise
+
+    def _others(self) -> list[AnyPath]:
+        return [path for path in self._path.parent.glob("lock_*.json") if path != self._path]
+
+    def _successor(self) -> dict[str, Any] | None:
+        return next(map(_read, self._others()), None)
+
+    def _count(self) -> bool:
+        try:
+            if not self._path.exists():
+                return False
+            self._counts += 1
+            self._path.write_bytes(self._content())
+        except Exception:  # Each storage raises errors of its own; others cannot see more.
+            return True
+        self._counted_at = time.clock_gettime(_CLOCK)
+        return True
 
 
 def _describe(owner: dict[str, Any] | None) -> str:
@@ -258,7 +308,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def _read(path: AnyPath) -> dict[str, Any] | None:
     """What a lock says, nothing if it is being written or is none; None if there is no file."""
     try:
         return _parse(path.read_bytes())
@@ -266,7 +316,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
         return None
 
 
-def _has_content(path: pathlib.Path) -> bool:
+def _has_content(path: AnyPath) -> bool:
     """Whether a file is more than an owner leaves that is killed, or whose machine fails."""
     try:
         return bool(path.read_bytes().strip(b"\0"))
@@ -283,8 +333,11 @@ def _parse(content: bytes) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
+def _one_at_a_time(folder: AnyPath) -> Iterator[None]:
     """Waits for others who make or remove a lock; where a file system cannot, they are brief."""
+    if is_bucket(folder):
+        yield
+        return
     file = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

@@ -7,10 +7,10 @@ file is written, and a file of a name that is not on it is never replaced or rem
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 from collections.abc import Collection, Iterable
 
+from poolformer_jax.buckets import AnyPath, is_there
 from poolformer_jax.files import plain, read_json, write_json
 
 LIST_FILE = "written_files.json"
@@ -18,7 +18,7 @@ LIST_FILE = "written_files.json"
 _ABOUT = "Files that poolformer_jax wrote here; it may replace these, and no others."
 
 
-def listed(folder: pathlib.Path) -> frozenset[str] | None:
+def listed(folder: AnyPath) -> frozenset[str] | None:
     """The names on the list of a folder; None if it has none.
 
     Raises:
@@ -42,7 +42,7 @@ def listed(folder: pathlib.Path) -> frozenset[str] | None:
     )
 
 
-def check(folder: pathlib.Path, names: Iterable[str], *, own: Collection[str] = ()) -> None:
+def check(folder: AnyPath, names: Iterable[str], *, own: Collection[str] = ()) -> None:
     """Checks that no file of somebody else is where results will be written.
 
     Args:
@@ -57,17 +57,17 @@ def check(folder: pathlib.Path, names: Iterable[str], *, own: Collection[str] = 
     check_free(folder, names, {*own, *(listed(folder) or ())})
 
 
-def check_free(folder: pathlib.Path, names: Iterable[str], ours: Collection[str]) -> None:
+def check_free(folder: AnyPath, names: Iterable[str], ours: Collection[str]) -> None:
     """As `check`, where all that is this project's is known."""
     for name in names:
-        if name not in ours and os.path.lexists(folder / name):
+        if name not in ours and is_there(folder / name):
             raise FileExistsError(
                 f"{plain(folder / name)} is in the way and is kept: it is not on the list of what "
                 f"this program wrote there ({LIST_FILE}); move it away, or choose another folder"
             )
 
 
-def claim(folder: pathlib.Path, names: Collection[str], *, own: Collection[str] = ()) -> None:
+def claim(folder: AnyPath, names: Collection[str], *, own: Collection[str] = ()) -> None:
     """Puts files on the list, before they are written; one process does. As `check`."""
     check(folder, names, own=own)
     before = listed(folder)
@@ -76,13 +76,13 @@ def claim(folder: pathlib.Path, names: Collection[str], *, own: Collection[str] 
         write_json(folder / LIST_FILE, {"about": _ABOUT, "files": files})
 
 
-def remove(folder: pathlib.Path, names: Iterable[str]) -> None:
+def remove(folder: AnyPath, names: Iterable[str]) -> None:
     """Removes files that are this project's; of a link, the link."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
 
 
-def remove_half_written(folder: pathlib.Path, names: Collection[str]) -> None:
+def remove_half_written(folder: AnyPath, names: Collection[str]) -> None:
     """Removes what `write_whole` left of such files when it was killed."""
     for path in folder.glob("*.part"):
         match = re.fullmatch(r"(.+)\.\d+\.part", path.name)
@@ -91,13 +91,13 @@ def remove_half_written(folder: pathlib.Path, names: Collection[str]) -> None:
 
 
 def of_earlier_version(
-    folder: pathlib.Path, names: Collection[str], result: str, *keys: str
+    folder: AnyPath, names: Collection[str], result: str, *keys: str
 ) -> Collection[str]:
     """The names, if the file `result` is of this project: earlier versions kept no list."""
     return names if is_result(folder / result, *keys) else ()
 
 
-def is_result(path: pathlib.Path, *keys: str) -> bool:
+def is_result(path: AnyPath, *keys: str) -> bool:
     """Whether a file is JSON with these keys, as results of this project's have, listed or not."""
     try:
         return read_json(path).keys() >= set(keys)

@@ -110,3 +110,18 @@ def tpu_compiler(all_optimizations):
     jax.config.update("jax_enable_compilation_cache", False)
     yield
     jax.config.update("jax_enable_compilation_cache", True)
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """A bucket in the memory of this process, empty, under gs:// names."""
+    import fsspec
+
+    from tests.memory_bucket import Bucket
+
+    monkeypatch.setattr(Bucket, "store", {})
+    monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
+    monkeypatch.setenv("EPATH_USE_TF", "false")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    return Bucket

@@ -1,6 +1,7 @@
 """One writer of a folder, whoever dies, sleeps or hurries."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from poolformer_jax import lock
+from poolformer_jax.buckets import as_path
 from poolformer_jax.lock import LOCK_FILE, Lock, LockedError, release_at_end, take_lock
 
 
@@ -140,3 +142,47 @@ def test_a_file_of_somebody_else_is_kept(tmp_path, content):
     with pytest.raises(LockedError, match=r"lock\.json is in the way and is kept: .* move it away"):
         Lock(tmp_path, "--workdir").take()
     assert path.is_symlink() if content is None else path.read_text() == content
+
+
+def test_in_a_bucket_one_at_most_gets_it(bucket, quick):
+    folder = as_path("gs://bucket/runs/a")
+
+    def contend(_):
+        with contextlib.suppress(LockedError), release_at_end():
+            held = take_lock(folder)
+            time.sleep(0.3)  # Until all have tried.
+            held.check()
+            return held
+
+    for _ in range(3):
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            assert len([won for won in threads.map(contend, range(8)) if won]) <= 1
+        assert not bucket.store
+
+    def second(held):
+        with pytest.raises(LockedError, match=r"--workdir=gs://bucket/runs/a is in use: \S+ on"):
+            hold(folder)
+        held.check()
+
+    hold(folder, second)
+    assert not bucket.store
+
+
+def test_in_a_bucket_the_lock_of_the_dead_is_taken(bucket, quick):
+    folder = as_path("gs://bucket/runs/a")
+    with pytest.raises(RuntimeError), release_at_end():
+        asleep = take_lock(folder)
+        asleep._released.set()  # It counts no more.
+        asleep._about["machine"] = "another"
+        asleep._count()
+
+        def wake(held):
+            time.sleep(2 * lock._INTERVAL)
+            with pytest.raises(LockedError, match=r"gs://bucket/runs/a was taken over by \S+ on"):
+                asleep.check()
+            held.check()
+
+        hold(folder, wake)
+        assert not bucket.store
+        raise RuntimeError
+    hold(folder)

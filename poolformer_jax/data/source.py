@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from poolformer_jax.buckets import is_bucket
 from poolformer_jax.data.builders import bucket
 from poolformer_jax.data.builders.folders import MANIFEST, cache_dir, find_fault
 from poolformer_jax.data.builders.prepare import (
@@ -129,7 +130,7 @@ def _manifest_sha256(folder: pathlib.Path) -> str:
 
 def _complete_folder(config: DatasetConfig) -> pathlib.Path:
     place = location(config)
-    if bucket.is_bucket(place):
+    if is_bucket(place):
         copy = bucket.copy_to_disk(place, cache_dir() / "buckets" / relative_folder(config))
         if copy is not None:
             return copy

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 import poolformer_jax
 from poolformer_jax import own_files
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.experiment.configuration import Sections
 from poolformer_jax.experiment.workdir import CONFIG_FILE, RUN_FILES, write_experiment
 from poolformer_jax.files import write_json
@@ -34,7 +35,7 @@ PACKAGES = (
 
 
 def record_start(
-    workdir: pathlib.Path,
+    workdir: AnyPath,
     experiment: Sections,
     *,
     num_parameters: int,

@@ -23,6 +23,7 @@ from typing import Any
 
 import poolformer_jax
 from poolformer_jax import interruption
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.experiment.configuration import Sections, flat_values
 from poolformer_jax.experiment.errors import UserError, user_errors
 from poolformer_jax.experiment.workdir import PLACES
@@ -146,7 +147,7 @@ def agree(
     distributed: Distributed | bool,
     facts: Callable[[], Mapping[str, Any]],
     *,
-    workdir: pathlib.Path | None = None,
+    workdir: AnyPath | None = None,
     flag: str = "workdir",
     after_work: bool = False,
 ) -> None:
@@ -212,10 +213,11 @@ def differences(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def run_facts(workdir: pathlib.Path, experiment: Sections) -> dict[str, Any]:
+def run_facts(workdir: AnyPath, experiment: Sections) -> dict[str, Any]:
     """What reads a run: its configuration and its checkpoints, wherever each host has them."""
-    folder = workdir / "checkpoints"
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+    from poolformer_jax.training.checkpoint import complete_steps
+
+    steps = complete_steps(workdir / "checkpoints")
     return experiment_facts(experiment) | {"checkpoints in workdir": steps} | code_facts()
 
 
@@ -320,7 +322,7 @@ def _collect(number: int, count: int, seconds: float) -> list[Mapping[str, Any]]
         time.sleep(0.05)
 
 
-def _appears(path: pathlib.Path) -> bool:
+def _appears(path: AnyPath) -> bool:
     """Whether a file that another host has just made is here too."""
     deadline = time.monotonic() + _LAG_SECONDS
     while not path.exists():

@@ -13,7 +13,7 @@ from poolformer_jax.config_checks import MAX_INT, Platform, check_batch, check_r
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.hosts import Distributed, agree, errors_of_all, run_facts
-from poolformer_jax.experiment.paths import local_path, with_data_dir
+from poolformer_jax.experiment.paths import with_data_dir, workdir_path
 from poolformer_jax.experiment.workdir import check_evaluation, read_experiment
 from poolformer_jax.layers.config import on_platform
 from poolformer_jax.models.config import check_length
@@ -65,7 +65,7 @@ def evaluate_likelihood(
       FloatingPointError: If the bits of a clip are not finite.
     """
     with errors_of_all(distributed):
-        workdir = local_path("workdir", workdir)
+        workdir = workdir_path(workdir)
         trained: Experiment = read_experiment(workdir)
         if experiment is not None:
             check_evaluation(workdir, experiment)

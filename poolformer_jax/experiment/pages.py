@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import pathlib
 from typing import Any
 
 from poolformer_jax import interruption
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.experiment.errors import user_errors
-from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.paths import workdir_path
 from poolformer_jax.experiment.workdir import CONFIG_FILE, read_experiment, read_values
 from poolformer_jax.pages import require_matplotlib
 
@@ -31,7 +31,7 @@ def plot_loss(workdir: str | os.PathLike[str]) -> Any:
 
 
 @interruption.keeps("no page was written, an earlier one is as it was")
-def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike[str]) -> AnyPath:
     """Writes the page of a run, `report.html` in its workdir.
 
     Raises:
@@ -44,16 +44,16 @@ def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
         return write_report(_checked(workdir))
 
 
-def _checked(workdir: str | os.PathLike[str]) -> pathlib.Path:
+def _checked(workdir: str | os.PathLike[str]) -> AnyPath:
     """The workdir; a page does not check the values that it shows."""
-    workdir = local_path("workdir", workdir)
+    workdir = workdir_path(workdir)
     path = workdir / CONFIG_FILE
     if path.is_file() and "augment" not in read_values(path):  # A classifier's has no page.
         read_experiment(workdir)
     return workdir
 
 
-def offer_sample_page(folder: pathlib.Path, rows: Any, settings: Any) -> None:
+def offer_sample_page(folder: AnyPath, rows: Any, settings: Any) -> None:
     """Writes the page of a folder of clips, see `write_sample_page`, if Matplotlib is there."""
     if _can_plot():
         from poolformer_jax.pages.samples import write_sample_page
@@ -61,7 +61,7 @@ def offer_sample_page(folder: pathlib.Path, rows: Any, settings: Any) -> None:
         _LOG.info("Listen: %s", write_sample_page(folder, rows, settings))
 
 
-def offer_scaling_page(path: pathlib.Path, study: Any) -> None:
+def offer_scaling_page(path: AnyPath, study: Any) -> None:
     """Writes the page of several runs, see `write_scaling_page`, if Matplotlib is there."""
     if _can_plot():
         from poolformer_jax.pages.scaling import write_scaling_page
@@ -69,7 +69,7 @@ def offer_scaling_page(path: pathlib.Path, study: Any) -> None:
         _LOG.info("Look: %s", write_scaling_page(path, study))
 
 
-def offer_metrics_page(folder: pathlib.Path, scores: Any) -> None:
+def offer_metrics_page(folder: AnyPath, scores: Any) -> None:
     """Writes the page of scores, see `write_metrics_page`, if Matplotlib is there."""
     if _can_plot():
         from poolformer_jax.pages.scores import write_metrics_page

@@ -8,6 +8,7 @@ import pathlib
 import re
 from typing import TypeVar
 
+from poolformer_jax.buckets import AnyPath, as_path, is_bucket
 from poolformer_jax.data.config import DatasetConfig
 
 D = TypeVar("D", bound=DatasetConfig)
@@ -28,14 +29,26 @@ def local_path(name: str, path: str | os.PathLike[str]) -> pathlib.Path:
     if not text.strip() or not text.isprintable():
         raise ValueError(f"{name} {text!r} must be a path; the current folder is called '.'")
     if re.match(r"\w+:/", text):
-        raise ValueError(
-            f"--{name}={text} is not a path of a mounted file system; mount the bucket (for "
-            "example with gcsfuse) at the same path on all hosts"
-        )
+        raise ValueError(f"--{name}={text} is not a path of a mounted file system; choose one")
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{name} {text!r} must be a path: {error}") from error
+
+
+def workdir_path(path: str | os.PathLike[str]) -> AnyPath:
+    """As `local_path` for a workdir, which may be in a bucket too.
+
+    Raises:
+      ValueError: If it is neither a path nor gs://bucket/folder.
+    """
+    text = os.fspath(path)
+    if re.match(r"\w+:/", text) and not re.fullmatch(r"gs://[^/]+(/+[^/]+)+/*", text):
+        raise ValueError(
+            f"--workdir={text} is neither a path nor a folder in a bucket, such as "
+            "gs://bucket/runs/sc09"
+        )
+    return as_path(text) if is_bucket(text) else local_path("workdir", text)
 
 
 def with_data_dir(data: D, data_dir: str | os.PathLike[str] | None) -> D:

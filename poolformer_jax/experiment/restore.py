@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,10 @@ import jax
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
-from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.paths import workdir_path
 from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
 from poolformer_jax.training.errors import TrainingError
@@ -47,9 +47,7 @@ def restore_params(
         `step` is none of these.
     """
     with user_errors():
-        return _restore(
-            local_path("workdir", workdir), experiment, mesh, step=str(step), weights=weights
-        )
+        return _restore(workdir_path(workdir), experiment, mesh, step=str(step), weights=weights)
 
 
 def make_reading_mesh(experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -59,7 +57,7 @@ def make_reading_mesh(experiment: Experiment, devices: Sequence[jax.Device] | No
 
 
 def _restore(
-    workdir: pathlib.Path,
+    workdir: AnyPath,
     experiment: Experiment | None,
     mesh: Mesh | None,
     *,

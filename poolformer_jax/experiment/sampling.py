@@ -15,6 +15,7 @@ import numpy as np
 
 from poolformer_jax import interruption
 from poolformer_jax.audio.codec import decode, encode
+from poolformer_jax.buckets import is_bucket
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
 from poolformer_jax.disk_full import disk_full_errors
@@ -23,7 +24,7 @@ from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.hosts import Distributed, agree, errors_of_all, run_facts
 from poolformer_jax.experiment.pages import offer_sample_page
-from poolformer_jax.experiment.paths import local_path, with_data_dir
+from poolformer_jax.experiment.paths import local_path, with_data_dir, workdir_path
 from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.ops.draw import Draw
@@ -89,7 +90,9 @@ def sample(
     """
     draw = draw or Draw()
     with errors_of_all(distributed):
-        workdir = local_path("workdir", workdir)
+        workdir = workdir_path(workdir)
+        if out is None and is_bucket(workdir):
+            raise ValueError("clips are not written into a bucket; name a folder as --out")
         out = workdir / "samples" if out is None else local_path("out", out)
         experiment: Experiment = read_experiment(workdir)
         data = with_data_dir(experiment.data, data_dir)

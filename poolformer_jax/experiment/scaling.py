@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from poolformer_jax import interruption, own_files
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.evals.scaling.study import Study, TrainedRun, make_study
 from poolformer_jax.experiment.configuration import Experiment, flat_values
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_scaling_page
-from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.paths import local_path, workdir_path
 from poolformer_jax.experiment.workdir import read_experiment
 from poolformer_jax.files import quoted, write_json
 from poolformer_jax.layers.config import EXECUTION_FIELDS
@@ -94,7 +94,7 @@ def plot_scaling(workdirs: Sequence[str | os.PathLike[str]]) -> Any:
 
 
 def _study(workdirs: Sequence[str | os.PathLike[str]]) -> Study:
-    paths = [local_path("workdir", workdir) for workdir in workdirs]
+    paths = [workdir_path(workdir) for workdir in workdirs]
     if not paths:
         raise ValueError("no run to report; name the workdirs of some")
     for path in paths:
@@ -145,7 +145,7 @@ def _differences(experiments: Mapping[str, Experiment]) -> list[str]:
 
 
 def _read_run(
-    name: str, experiment: Experiment, workdir: pathlib.Path
+    name: str, experiment: Experiment, workdir: AnyPath
 ) -> tuple[TrainedRun | None, list[str]]:
     """A run, if it has been validated, and what to know of it."""
     environment = load_environment(workdir)

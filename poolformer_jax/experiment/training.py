@@ -16,7 +16,7 @@ from poolformer_jax.experiment.hosts import (
     errors_of_all,
     experiment_facts,
 )
-from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.paths import workdir_path
 from poolformer_jax.experiment.workdir import PROFILE, check_workdir, set_aside_run
 from poolformer_jax.lock import release_at_end, take_lock
 
@@ -58,7 +58,7 @@ def train(
     """
     lock = None
     with errors_of_all(distributed):
-        workdir = local_path("workdir", workdir)
+        workdir = workdir_path(workdir)
         changes = check_workdir(workdir, experiment, restart=restart)
         if profile_steps is not None:
             _check_profile_steps(*profile_steps, experiment.train.num_steps)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import pathlib
 import tempfile
 from typing import Any, cast
 
 from poolformer_jax import own_files
+from poolformer_jax.buckets import AnyPath, check_writable, is_bucket, move
 from poolformer_jax.experiment.configuration import (
     ClassifierExperiment,
     Experiment,
@@ -20,7 +20,7 @@ from poolformer_jax.experiment.configuration import (
     make_experiment,
 )
 from poolformer_jax.experiment.older_runs import current_values, stamp
-from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.paths import workdir_path
 from poolformer_jax.files import free_path, quoted, read_json, write_json
 from poolformer_jax.layers.config import EXECUTION_FIELDS
 
@@ -58,7 +58,7 @@ def read_experiment(workdir: str | os.PathLike[str], kind: type[T] = Experiment)
       FileNotFoundError: If the workdir holds no run.
       ValueError: If it is damaged, of another kind, or of a version whose runs cannot be read.
     """
-    workdir = local_path("workdir", workdir)
+    workdir = workdir_path(workdir)
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(
@@ -85,7 +85,7 @@ def read_experiment(workdir: str | os.PathLike[str], kind: type[T] = Experiment)
         ) from error
 
 
-def read_values(path: pathlib.Path) -> dict[str, Any]:
+def read_values(path: AnyPath) -> dict[str, Any]:
     """What config.json holds, unchecked.
 
     Raises:
@@ -99,17 +99,17 @@ def read_values(path: pathlib.Path) -> dict[str, Any]:
 
 def write_experiment(workdir: str | os.PathLike[str], experiment: Sections) -> None:
     """Writes the resolved configuration; one process does, when nothing can fail any more."""
-    write_json(local_path("workdir", workdir) / CONFIG_FILE, stamp(experiment_values(experiment)))
+    write_json(workdir_path(workdir) / CONFIG_FILE, stamp(experiment_values(experiment)))
 
 
-def set_aside_run(workdir: pathlib.Path) -> None:
+def set_aside_run(workdir: AnyPath) -> None:
     """Moves a run, and what was made with it, to `before_restart` in the workdir."""
     found = [path for pattern in _SET_ASIDE for path in sorted(workdir.glob(pattern))]
     if found:
         target = free_path(workdir / "before_restart")
         target.mkdir()
         for path in found:
-            path.rename(target / path.name)
+            move(path, target / path.name)
         _LOG.info("starting again from step 0; the run until now is in %s", target)
 
 
@@ -127,15 +127,20 @@ def check_workdir(
 
     Raises:
       ValueError: If the workdir was made with another model or data (all differing fields are
-        listed), or is no path of a file system.
+        listed), or is neither a path nor a folder in a bucket.
       OSError: If the workdir cannot be written, or holds no run but files of a run's names.
     """
-    workdir = local_path("workdir", workdir)
+    workdir = workdir_path(workdir)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
+        if is_bucket(workdir):
+            check_writable(workdir)
+        else:
+            workdir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=workdir):
+                pass
     except OSError as error:
+        if is_bucket(workdir):
+            raise
         raise OSError(
             f"cannot write to --workdir={workdir} ({error.strerror}); choose a writable folder"
         ) from error
@@ -154,7 +159,7 @@ def check_workdir(
     return list(found.values())
 
 
-def check_evaluation(workdir: pathlib.Path, experiment: Experiment) -> None:
+def check_evaluation(workdir: AnyPath, experiment: Experiment) -> None:
     """Checks that the parameters of the run in the workdir can be evaluated as configured.
 
     The data may be others, cut in another way, but what a code means is part of the model.
@@ -192,7 +197,7 @@ def _may_change(name: str) -> bool:
     return section in ("train", "mesh") or field in EXECUTION_FIELDS or name in PLACES
 
 
-def _made_by(workdir: pathlib.Path) -> str:
+def _made_by(workdir: AnyPath) -> str:
     """The version that trained in a workdir, as far as its environment.json tells."""
     try:
         about = read_json(workdir / "environment.json")

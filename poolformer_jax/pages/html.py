@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import io
-import pathlib
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,6 +16,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.pages.plots import plot_clip
 from poolformer_jax.pages.run_files import Clip
 
@@ -30,11 +30,11 @@ _HEAD = (
 )
 
 
-def is_document(path: pathlib.Path) -> bool:
+def is_document(path: AnyPath) -> bool:
     """Whether a file is such a page: earlier versions kept no list of what they wrote."""
     head = "\n".join(_HEAD).encode()
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return file.read(len(head)) == head
     except OSError:
         return False

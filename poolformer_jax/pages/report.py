@@ -17,18 +17,18 @@ import itertools
 import math
 import operator
 import os
-import pathlib
 
 import numpy as np
 
 from poolformer_jax import own_files
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.files import write_whole
 from poolformer_jax.pages import html as page
 from poolformer_jax.pages.plots import plot_context, plot_loss
 from poolformer_jax.pages.run_files import MAX_CLIPS, Run, load_run, read_numbers, train_command
 
 
-def write_report(workdir: str | os.PathLike[str]) -> pathlib.Path:
+def write_report(workdir: str | os.PathLike[str]) -> AnyPath:
     """Writes `report.html` into a run's work directory.
 
     Args:

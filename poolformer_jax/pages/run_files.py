@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from poolformer_jax.audio.wav import format_wav, read_wav
+from poolformer_jax.buckets import AnyPath, as_path
 from poolformer_jax.files import read_json
 from poolformer_jax.sampling.folder import REAL_PREFIX
 from poolformer_jax.training.metrics_file import METRICS_FILE, describe_lines, read_metrics
@@ -65,7 +66,7 @@ class Run:
       num_generated: How many generated ones there are.
     """
 
-    workdir: pathlib.Path
+    workdir: AnyPath
     config: dict[str, Any]
     environment: dict[str, Any]
     training: list[dict[str, Any]]
@@ -77,7 +78,7 @@ class Run:
 
 def load_run(workdir: str | os.PathLike[str]) -> Run:
     """Reads a work directory; see `write_report` for the errors."""
-    workdir = pathlib.Path(workdir)
+    workdir = as_path(workdir)
     if not workdir.is_dir():
         raise FileNotFoundError(
             f"work directory {workdir} does not exist; make it with: {train_command(workdir)}"
@@ -105,12 +106,12 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
     )
 
 
-def load_environment(workdir: pathlib.Path) -> dict[str, Any]:
+def load_environment(workdir: AnyPath) -> dict[str, Any]:
     """What environment.json holds; FileNotFoundError with the command that writes it."""
     return _read_json(workdir / "environment.json")
 
 
-def load_metrics(workdir: pathlib.Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def load_metrics(workdir: AnyPath) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Metrics of training steps and of validations, ordered by step, each step once.
 
     Raises:
@@ -133,24 +134,24 @@ def read_numbers(records: Sequence[dict[str, Any]], key: str) -> Float[np.ndarra
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 
-def train_command(workdir: pathlib.Path) -> str:
+def train_command(workdir: AnyPath) -> str:
     """The command that makes a work directory."""
     return f"python -m launch.train --config=configs/digits.py --workdir={workdir}"
 
 
-def _check_exists(path: pathlib.Path) -> None:
+def _check_exists(path: AnyPath) -> None:
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; it is written by: {train_command(path.parent)}"
         )
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: AnyPath) -> dict[str, Any]:
     _check_exists(path)
     return read_json(path)
 
 
-def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+def _read_metrics(path: AnyPath) -> list[dict[str, Any]]:
     _check_exists(path)
     records, damaged = read_metrics(path)
     if damaged:

@@ -15,7 +15,6 @@ import hashlib
 import json
 import logging
 import math
-import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -26,6 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from poolformer_jax.buckets import AnyPath, is_bucket, move
 from poolformer_jax.files import free_path
 from poolformer_jax.training.checksum import checksum_arrays, describe_arrays
 from poolformer_jax.training.errors import DamagedCheckpointError, TrainingError
@@ -71,18 +71,23 @@ class _Record:
     checksums: Mapping[str, Mapping[str, str]] | None
 
 
+def complete_steps(folder: AnyPath) -> list[int]:
+    """Steps of the checkpoints in a folder, ascending, without those that were not finished."""
+    return sorted(ocp.utils.checkpoint_steps(str(folder)))
+
+
 class Checkpointer:
     """Saves and restores checkpoints in a folder.
 
     Args:
-      directory: Made if missing.
+      directory: Made if missing; may be in a bucket.
       rank: Orders evaluations; the smallest is the best.
       read_only: For those who evaluate a run, which may be training at the same time.
     """
 
-    def __init__(self, directory: pathlib.Path, rank: Rank, *, read_only: bool = False):
+    def __init__(self, directory: AnyPath, rank: Rank, *, read_only: bool = False):
         self._rank = rank
-        self._directory = directory.absolute()
+        self._directory = directory if is_bucket(directory) else directory.absolute()
         standard = ocp.StandardCheckpointHandler
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -301,7 +306,7 @@ class Checkpointer:
         damage, content = "", {}
         try:
             # Not through the manager, where processes would wait for each other.
-            folder = epath.Path(self._directory / str(step) / "progress")
+            folder = epath.Path(str(self._directory / str(step) / "progress"))
             content = dict(ocp.JsonCheckpointHandler().restore(folder))
             if content.pop("sha256", None) != _digest(content) and "examples_seen" not in content:
                 damage = "progress is not what was saved"
@@ -353,7 +358,7 @@ class Checkpointer:
             folder.mkdir(exist_ok=True)
             for step in steps:
                 target = free_path(folder / str(step))
-                (self._directory / str(step)).rename(target)
+                move(self._directory / str(step), target)
                 _warn("the damaged checkpoint of step %d is kept as %s", step, target)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import pathlib
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +16,14 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from poolformer_jax.buckets import AnyPath, is_bucket
 from poolformer_jax.files import free_path, write_whole
 from poolformer_jax.training.errors import TrainingError
 from poolformer_jax.training.metrics_file import METRICS_FILE, describe_lines, read_metrics
 
 _LOG = logging.getLogger(__name__)
+
+_SECONDS_TO_UPLOAD = 60.0  # Between two uploads of metrics to a bucket.
 
 
 class MetricWriter:
@@ -41,13 +45,13 @@ class MetricWriter:
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: AnyPath,
         *,
         start_step: int | None,
         validated: bool,
         enabled: bool = True,
     ):
-        self._file = self._tensorboard = None
+        self._file = self._tensorboard = self._scratch = None
         path = workdir / METRICS_FILE
         records, damaged = read_metrics(path)
         _check_fits(path, records, start_step)
@@ -57,11 +61,16 @@ class MetricWriter:
             copy = free_path(path.with_name(f"damaged_{path.name}"))
             write_whole(copy, path.read_bytes())
             _LOG.warning("%s: left out of %s; as it was: %s", describe_lines(damaged), path, copy)
-        if path.exists():
-            _drop_records_after(path, records, start_step or 0, validated)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._workdir = here = workdir
+        if is_bucket(workdir):  # Nothing can be appended there.
+            self._scratch = tempfile.TemporaryDirectory(prefix="poolformer_metrics_")
+            here = pathlib.Path(self._scratch.name)
+            self._uploaded: dict[pathlib.Path, int] = {}
+            self._uploaded_at = time.monotonic()
+        _write_records_until(here / METRICS_FILE, records, start_step or 0, validated)
+        self._file = open(here / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115 (see close)
         # Not `SummaryWriter`: if the disk is full its thread dies, and the next value waits for it.
-        events = workdir / "tensorboard"
+        events = here / "tensorboard"
         events.mkdir(exist_ok=True)
         self._tensorboard = EventsWriter(str(events / "events"))
         if start_step:  # TensorBoard is to forget what came after the checkpoint.
@@ -89,16 +98,33 @@ class MetricWriter:
                 self._tensorboard.write_event(event)
 
     def flush(self) -> None:
-        """Hands everything written to the operating system."""
+        """Hands everything written to the operating system, and now and then to a bucket."""
         if self._file is not None and self._tensorboard is not None:
             self._file.flush()
             self._tensorboard.flush()
+            if self._scratch and time.monotonic() - self._uploaded_at > _SECONDS_TO_UPLOAD:
+                self.upload()
+
+    def upload(self) -> None:
+        """Hands what was flushed to the bucket, if the workdir is in one."""
+        if self._scratch is None:
+            return
+        here = pathlib.Path(self._scratch.name)
+        for path in sorted(here.rglob("*")):
+            size = path.stat().st_size
+            if path.is_file() and self._uploaded.get(path) != size:
+                write_whole(self._workdir / path.relative_to(here), path.read_bytes())
+                self._uploaded[path] = size
+        self._uploaded_at = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes the files."""
         if self._file is not None and self._tensorboard is not None:
             self._file.close()
             self._tensorboard.close()
+        self.upload()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
 
 def progress_line(step: int, num_steps: int, description: str, values: Mapping[str, float]) -> str:
@@ -117,7 +143,7 @@ def progress_line(step: int, num_steps: int, description: str, values: Mapping[s
     )
 
 
-def _check_fits(path: pathlib.Path, records: Sequence[dict[str, Any]], step: int | None) -> None:
+def _check_fits(path: AnyPath, records: Sequence[dict[str, Any]], step: int | None) -> None:
     """Compares the log with the checkpoint that a run goes on from; errors as `MetricWriter`."""
     folder = path.with_name("checkpoints")
     told = [record["step"] for record in records if record["kind"] == "checkpoint"]
@@ -140,8 +166,8 @@ def _check_fits(path: pathlib.Path, records: Sequence[dict[str, Any]], step: int
         _LOG.warning("%s is missing or empty: the log begins after step %d", path, step)
 
 
-def _drop_records_after(
-    path: pathlib.Path, records: Sequence[dict[str, Any]], step: int, validated: bool
+def _write_records_until(
+    path: AnyPath, records: Sequence[dict[str, Any]], step: int, validated: bool
 ) -> None:
     # The record of the checkpoint that the run goes on from is written again.
     later = {"train": step + 1, "validation": step + validated, "checkpoint": step}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+from poolformer_jax.buckets import AnyPath
 
 METRICS_FILE = "metrics.jsonl"
 
 
-def read_metrics(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int]]:
+def read_metrics(path: AnyPath) -> tuple[list[dict[str, Any]], list[int]]:
     """Reads the records of a run, in the order of the file.
 
     A last line without its end is that of a run that is writing it, or was killed meanwhile.

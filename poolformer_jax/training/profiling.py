@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.files import write_whole
 
 STEP_NAME = "train"
@@ -30,7 +31,7 @@ class Profiler:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: AnyPath,
         steps: tuple[int, int] | None,
         *,
         start_step: int,

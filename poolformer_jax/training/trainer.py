@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import logging
 import math
-import pathlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +16,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.disk_full import disk_full_error, is_disk_full
 from poolformer_jax.interruption import StopRequest
-from poolformer_jax.training.checkpoint import Checkpointer, Progress
+from poolformer_jax.training.checkpoint import Checkpointer, Progress, complete_steps
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.errors import TrainingDivergedError
 from poolformer_jax.training.metrics import MetricWriter, progress_line
@@ -72,7 +72,7 @@ class Trainer:
         *,
         mesh: Mesh,
         batches: Batches,
-        workdir: pathlib.Path,
+        workdir: AnyPath,
         on_best: Callable[[TrainState, Mapping[str, float]], None] = lambda state, metrics: None,
         check_workdir: Callable[[], None] = lambda: None,
         rules: sharding.Rules = sharding.REPLICATED,
@@ -207,6 +207,7 @@ class Trainer:
         self.check_workdir()
         # Every step that the checkpoint contains is on disk before it.
         self.collect()
+        self.writer.upload()
         if self.consecutive_skips and self.outcome is None:
             return  # The parameters may be the fault: keep the checkpoints from before.
         self.checkpointer.save(self.state, self.progress)
@@ -363,10 +364,10 @@ class Trainer:
     def _describe_checkpoint(self) -> str:
         """Says which is the last that is complete, whatever Orbax thinks after an error."""
         folder = self.workdir / "checkpoints"
-        steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+        steps = complete_steps(folder)
         if not steps:
             return "there is no checkpoint yet"
-        return f"the last checkpoint, of step {max(steps)} in {folder}, is intact"
+        return f"the last checkpoint, of step {steps[-1]} in {folder}, is intact"
 
     def _describe_divergence(self, step: int, values: Mapping[str, float]) -> str:
         config, name = self.config, self.objective.loss_name

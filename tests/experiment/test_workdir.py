@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 
 import pytest
 
@@ -209,9 +208,27 @@ def test_another_model_or_data_is_refused_and_listed(tmp_path):
     assert "remat" not in str(error.value)
 
 
-def test_a_bucket_must_be_mounted():
-    with pytest.raises(ValueError, match=r"gs:/bucket/run is not a path .* mount the bucket"):
-        check_workdir(pathlib.Path("gs://bucket/run"), Experiment())
+@pytest.mark.parametrize(
+    "address", ["gs:/bucket/run", "gs://bucket", "s3://bucket/run", "gs:///run"]
+)
+def test_addresses_that_are_none_are_named(address):
+    with pytest.raises(ValueError, match=f"--workdir={address} is neither a path nor a folder in"):
+        check_workdir(address, Experiment())
+
+
+def test_a_workdir_in_a_bucket_is_checked_like_one_on_a_disk(bucket):
+    workdir = "gs://bucket/runs/a"
+    assert check_workdir(workdir, Experiment()) == []
+    assert not bucket.store
+    write_experiment(workdir, Experiment())
+    assert [*bucket.store] == ["/bucket/runs/a/config.json"]
+    other = replace(Experiment(), train={"seed": 1})
+    assert check_workdir(workdir, other) == ["train.seed: 0 -> 1"]
+    with pytest.raises(ValueError, match=r"model.width: 128 -> 64"):
+        check_workdir(workdir, replace(Experiment(), model={"width": 64}))
+    bucket.down = True
+    with pytest.raises(OSError, match=r"cannot write gs://bucket/runs/a .*unplugged"):
+        check_workdir(workdir, Experiment())
 
 
 def test_recipe_and_execution_may_change(tmp_path):

@@ -49,7 +49,16 @@ def start(module, *arguments, **environment):
     )
 
 
-def start_pod(binary, count, *arguments, differing=None, folders=None, devices=1, impatient=False):
+def start_pod(
+    binary,
+    count,
+    *arguments,
+    differing=None,
+    folders=None,
+    devices=1,
+    impatient=False,
+    variables=None,
+):
     """Starts a binary on `count` hosts, with flags and current folders of their own if given."""
     program = ["tests.launch.impatient", binary] if impatient else [f"launch.{binary}"]
     with socket.socket() as free:
@@ -66,7 +75,7 @@ def start_pod(binary, count, *arguments, differing=None, folders=None, devices=1
             stderr=subprocess.PIPE,
             text=True,
             cwd=folders[index] if folders else ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags} | (variables or {}),
         )
         for index in range(count)
     ]

@@ -7,17 +7,15 @@ stays in the cache folder until it is deleted by hand.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import hashlib
-import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import tqdm
 from etils import epath
 
+from poolformer_jax.buckets import bucket_errors
 from poolformer_jax.data.builders.folders import (
     MANIFEST,
     ensure_complete,
@@ -27,30 +25,13 @@ from poolformer_jax.data.builders.folders import (
 from poolformer_jax.files import write_whole
 
 
-def is_bucket(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is no path of a file system, but for example gs://bucket/folder."""
-    return "://" in os.fspath(path)
-
-
-def check_writable(url: str) -> None:
-    """Writes a small file into a bucket and deletes it.
-
-    Raises:
-      OSError: If the bucket cannot be written.
-    """
-    with _bucket_errors("write", url):
-        probe = epath.Path(url) / "writable"
-        probe.write_text("yes")
-        probe.unlink()
-
-
 def upload(folder: pathlib.Path, url: str) -> None:
     """Copies a complete data set into a bucket, over what may be there.
 
     Raises:
       OSError: If the bucket cannot be written.
     """
-    with _bucket_errors("write", url):
+    with bucket_errors("write", url):
         target = epath.Path(url)  # A bucket knows no folders: there is nothing to make.
         (target / MANIFEST).unlink(missing_ok=True)
         names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
@@ -70,7 +51,7 @@ def is_complete(url: str) -> bool:
         files = parse_manifest(manifest or "")
     except ValueError:
         return False
-    with _bucket_errors("read", url):
+    with bucket_errors("read", url):
         for name, expected in files.items():
             path = epath.Path(url) / name
             if not path.exists() or path.stat().length != expected["bytes"]:
@@ -102,7 +83,7 @@ def copy_to_disk(url: str, cache: pathlib.Path) -> pathlib.Path | None:
 
 
 def _read_manifest(url: str) -> str | None:
-    with _bucket_errors("read", url):
+    with bucket_errors("read", url):
         manifest = epath.Path(url) / MANIFEST
         return manifest.read_text() if manifest.exists() else None
 
@@ -114,7 +95,7 @@ def _download(url: str, manifest: str, folder: pathlib.Path) -> pathlib.Path:
         raise OSError(f"{url}/{MANIFEST} {error}; prepare the data set again") from error
     target = folder / "copy"
     target.mkdir()
-    with _bucket_errors("read", url):
+    with bucket_errors("read", url):
         for name in _bar(names, "copy from bucket"):
             (epath.Path(url) / name).copy(target / name)
     write_whole(target / MANIFEST, manifest)
@@ -126,21 +107,3 @@ def _download(url: str, manifest: str, folder: pathlib.Path) -> pathlib.Path:
 
 def _bar(names: list[str], what: str) -> Iterable[str]:
     return tqdm.tqdm(names, desc=what, unit="file", disable=None)
-
-
-@contextlib.contextmanager
-def _bucket_errors(verb: str, url: str) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            f"{url} needs the client of that storage ({error}); for gs:// run: "
-            "pip install -e '.[gcs]'"
-        ) from error
-    except Exception as error:  # Each storage raises errors of its own.
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # Of the disk.
-        raise OSError(
-            f"cannot {verb} {url} ({type(error).__name__}: {error}); check the bucket's name and "
-            "your credentials, for Google's with: gcloud auth application-default login"
-        ) from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from poolformer_jax.buckets import check_writable, is_bucket
 from poolformer_jax.data.builders import bucket
 from poolformer_jax.data.builders.folders import (
     cache_dir,
@@ -64,8 +65,8 @@ def prepare(
             f"{config.name!r} is synthesised, not built from an archive; leave --manual_dir and "
             "--download out"
         )
-    if bucket.is_bucket(place):
-        bucket.check_writable(place)
+    if is_bucket(place):
+        check_writable(place)
         with tempfile.TemporaryDirectory() as temporary:
             with disk_full_errors(temporary, "nothing was uploaded"):
                 built = _build(builder, recipe, pathlib.Path(temporary))
@@ -94,7 +95,7 @@ def is_complete(config: DatasetConfig) -> bool:
       OSError: If the bucket cannot be read.
     """
     place = location(config)
-    if bucket.is_bucket(place):
+    if is_bucket(place):
         return bucket.is_complete(place)
     return find_fault(pathlib.Path(place)) is None
 
@@ -103,7 +104,7 @@ def location(config: DatasetConfig) -> str:
     """Path or URL of the folder of a data set."""
     if config.data_dir is None:
         data_dir = str(cache_dir())
-    elif bucket.is_bucket(config.data_dir):
+    elif is_bucket(config.data_dir):
         data_dir = config.data_dir.rstrip("/")
     else:
         data_dir = str(pathlib.Path(config.data_dir).expanduser().absolute())

@@ -11,10 +11,10 @@ import csv
 import dataclasses
 import io
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.source import Source, as_text
 from poolformer_jax.evals.bootstrap import bootstrap_ratio
@@ -24,7 +24,7 @@ from poolformer_jax.files import read_json, write_json, write_whole
 
 
 def write_likelihood(
-    workdir: pathlib.Path,
+    workdir: AnyPath,
     split: str,
     source: Source,
     likelihood: Likelihood,
@@ -96,12 +96,12 @@ def name_variant(
     return "".join(f"_{part}" for part, differs in parts.items() if differs)
 
 
-def json_path(workdir: pathlib.Path, split: str, variant: str = "") -> pathlib.Path:
+def json_path(workdir: AnyPath, split: str, variant: str = "") -> AnyPath:
     """Where the result on a split is."""
     return workdir / f"likelihood_{split}{variant}.json"
 
 
-def csv_path(workdir: pathlib.Path, split: str, variant: str = "") -> pathlib.Path:
+def csv_path(workdir: AnyPath, split: str, variant: str = "") -> AnyPath:
     """Where its clips are."""
     return workdir / f"likelihood_{split}{variant}.csv"
 

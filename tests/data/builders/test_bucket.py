@@ -4,9 +4,7 @@ import shutil
 import subprocess
 import sys
 
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from poolformer_jax.data.builders import prepare
 from poolformer_jax.data.config import DataConfig
@@ -15,34 +13,6 @@ from tests.data.builders import published
 
 URL = "gs://bucket/data/"
 FOLDER = "/bucket/data/sc09/partial/1.0.0"
-
-
-class Bucket(MemoryFileSystem):
-    """Files in memory under gs:// names; may be unplugged."""
-
-    protocol = ("gcs", "gs")
-    store = {}
-    pseudo_dirs = [""]
-    down = False
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).removeprefix("gs://"))
-
-    def _open(self, path, mode="rb", **kwargs):
-        if type(self).down:
-            raise ConnectionResetError("unplugged")
-        return super()._open(path, mode, **kwargs)
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    monkeypatch.setattr(Bucket, "store", {})
-    monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
-    monkeypatch.setenv("EPATH_USE_TF", "false")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    return Bucket
 
 
 CONFIG = DataConfig(name="sc09", data_dir=URL, partial=True)
