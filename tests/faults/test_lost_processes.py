@@ -30,7 +30,7 @@ if CASES:
 
 def arrays_of(workdir):
     """Every array of the last checkpoint, whichever devices it was saved from."""
-    arrays, (step, _) = {}, saved_in(workdir)
+    arrays, step = {}, last_saved(workdir)
     for item in ("params", "ema_params", "optimizer"):
         path = (workdir / f"checkpoints/{step}/{item}").absolute()
         with ocp.PyTreeCheckpointer() as reader:
@@ -60,16 +60,21 @@ def wait_for_steps(process, count):
     raise AssertionError(f"ended before: {process.stderr.read()}")
 
 
-def saved_in(workdir):
-    """Step of the last whole checkpoint; and whether one is not whole."""
+def last_saved(workdir):
+    """Step of the last whole checkpoint, 0 if there is none."""
     names = [path.name for path in (workdir / "checkpoints").iterdir()]
-    steps = [int(name) for name in names if name.isdecimal()]
-    return max(steps, default=0), len(steps) < len(names)
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def was_saving(workdir, since):
+    """Whether a checkpoint of the last start is not whole; those of earlier ones may be left."""
+    incomplete = (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp")
+    return any(path.stat().st_mtime > since for path in incomplete)
 
 
 def steps_to_do_again(out, workdir):
     """From what the lost process wrote last."""
-    return int(re.findall(r"^step +(\d+)/", out, re.M)[-1]) - saved_in(workdir)[0]
+    return int(re.findall(r"^step +(\d+)/", out, re.M)[-1]) - last_saved(workdir)
 
 
 @pytest.mark.slow
@@ -79,14 +84,14 @@ def test_killed_at_random_moments(tmp_path, tiny_config):
     flags = train_flags(found, tiny_config, *few)
     killed_while_saving, again = 0, []
     for _ in range(CASES or 2):
-        process = start("train", *flags)
+        since, process = time.time(), start("train", *flags)
         try:
             out = wait_for_steps(process, rng.randint(1, 15))
             time.sleep(rng.uniform(0.0, 0.05))
         finally:
             process.kill()
             rest, _ = process.communicate()
-        killed_while_saving += saved_in(found)[1]
+        killed_while_saving += was_saving(found, since)
         again.append(steps_to_do_again(out + rest, found))
     assert call("train", *flags).finished
     assert call("train", *train_flags(wanted, tiny_config, *few)).finished
