@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from launch import last_words, parsing
 from poolformer_jax import interruption
 from poolformer_jax.data.datasets import MAX_LENGTH, SAMPLE_RATE
+from poolformer_jax.data.errors import UnreadableClipError
 from poolformer_jax.disk_full import is_disk_full, with_advice
 from poolformer_jax.experiment import (
     Distributed,
@@ -137,7 +138,8 @@ def call(
             message = re.sub(rf"^({names})(?= is missing| \S+ (must|does) )", r"--\1", str(error))
             sys.exit(f"error: {message}")
         except Exception as error:
-            told = isinstance(error, (FloatingPointError, TrainingError, LockedError))
+            kinds = (FloatingPointError, TrainingError, LockedError, UnreadableClipError)
+            told = isinstance(error, kinds)
             if not told and not is_disk_full(error):
                 raise
             sys.exit(f"error: {error if told else with_advice(error)}")

@@ -162,6 +162,9 @@ def explain(text: str, facts: Mapping[str, Any]) -> str:
         reason, *_ = re.findall(rf"(?:{_FATAL.decode()}[.:]?|what\(\):) *(.*)", text) or [""]
         line += f" ({reason[:200]})"
     line += "; see what it wrote last"
+    if facts["process_id"] in lost:
+        line = f"error: this process, {facts['process_id']}, did not answer for too long"
+        line += ", and the others have given it up: its host was frozen or out of reach"
     if facts["checkpoints"] is None:
         return f"{line}\nto go on, {again}"
     if "://" in facts["checkpoints"]:

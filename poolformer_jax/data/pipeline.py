@@ -11,6 +11,7 @@ import numpy as np
 
 from poolformer_jax.audio.codec import encode, silence_code
 from poolformer_jax.data.config import DataConfig
+from poolformer_jax.data.errors import UnreadableClipError
 from poolformer_jax.data.source import Source
 
 Batch = dict[str, np.ndarray]
@@ -50,6 +51,7 @@ def train_batches(
 
     Raises:
       ValueError: If a number is out of range or a global batch is larger than the split.
+      UnreadableClipError: Later, with the batch that has the clip.
     """
     global_batch = _check_sizes(source, batch_size, process_index, process_count)
     if start_example < 0:
@@ -60,7 +62,7 @@ def train_batches(
             f"{len(source)} clips; use a batch size of at most {len(source) // process_count}"
         )
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
-    length = config.training_length
+    length, read = config.training_length, _reader(source)
 
     def start_of_crop(position: int, num_samples: int) -> int:
         if config.crop == "start" or num_samples <= length:
@@ -71,7 +73,7 @@ def train_batches(
     def batch_at(index: int) -> Batch:
         first = start_example + index * global_batch + process_index * batch_size
         positions = range(first, first + batch_size)
-        examples = [source[order[position]] for position in positions]
+        examples = [read(order[position]) for position in positions]
         starts = [
             start_of_crop(position, len(example["audio"]))
             for position, example in zip(positions, examples, strict=True)
@@ -105,13 +107,15 @@ def eval_batches(
 
     Raises:
       ValueError: If a number is out of range or the split is empty.
+      UnreadableClipError: Later, with the batch that has the clip.
     """
     global_batch = _check_sizes(source, batch_size, process_index, process_count)
+    read = _reader(source)
 
     def example_at(index: int) -> Mapping[str, Any]:
         if index < len(source):
-            return source[index]
-        return {**source[0], "audio": np.zeros(0, np.int16)}
+            return read(index)
+        return {**read(0), "audio": np.zeros(0, np.int16)}
 
     def batch_at(index: int) -> Batch:
         first = index * global_batch + process_index
@@ -121,6 +125,20 @@ def eval_batches(
         return batch | {"indices": np.array(indices, np.int32)}
 
     return _prefetch(batch_at, -(-len(source) // global_batch))
+
+
+def _reader(source: Source) -> Callable[[int], Mapping[str, Any]]:
+    def read(index: int) -> Mapping[str, Any]:
+        try:
+            return source[index]
+        except Exception as error:  # TFDS and ArrayRecord raise all kinds.
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0][:150]
+            raise UnreadableClipError(
+                f"clip {index} of {len(source):,} cannot be read ({reason}); run the same command "
+                "again: it verifies the data set first"
+            ) from error
+
+    return read
 
 
 def _make_batch(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax import experiment as ex
+from poolformer_jax.data.errors import UnreadableClipError
 from poolformer_jax.lock import release_at_end, take_lock
 from poolformer_jax.training.errors import TrainingDivergedError
 from tests.launch.processes import call, finish, mistake, start, start_pod
@@ -117,7 +118,7 @@ def test_two_processes_that_split_time_train_like_one(tmp_path, tiny_config):
     )  # Sums in another order.
 
 
-def test_only_divergence_loses_its_traceback(monkeypatch):
+def test_only_what_is_told_loses_its_traceback(monkeypatch):
     def fail_with(error):
         def train(*_, **__):
             raise error
@@ -126,6 +127,8 @@ def test_only_divergence_loses_its_traceback(monkeypatch):
 
     fail_with(TrainingDivergedError("too many steps were skipped"))
     assert mistake("train", *TINY, "--workdir=unused") == "error: too many steps were skipped"
+    fail_with(UnreadableClipError("clip 3 cannot be read"))
+    assert mistake("train", *TINY, "--workdir=unused") == "error: clip 3 cannot be read"
     fail_with(RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         call("train", *TINY, "--workdir=unused")

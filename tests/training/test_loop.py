@@ -1,107 +1,34 @@
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 import math
 import os
 import re
-import resource
 import shutil
 import signal
-import time
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax import sharding
-from poolformer_jax.disk_full import DiskFullError
 from poolformer_jax.evals.likelihood.evaluator import make_likelihood_evaluator
 from poolformer_jax.lock import LockedError
 from poolformer_jax.training.checkpoint import Checkpointer, Progress
 from poolformer_jax.training.errors import TrainingDivergedError, TrainingError
-from poolformer_jax.training.loop import train
 from poolformer_jax.training.metrics import MetricWriter, progress_line
-from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.trainer import Outcome, Trainer
 from tests.training.tiny import TRAIN, Unigram, make_batch, make_objective
-
-
-class NoisyUnigram(Unigram):
-    """Learns, and depends on the key of dropout."""
-
-    def init_params(self, key):
-        return {"logits": jnp.zeros(16)}
-
-    def log_probs(self, params, codes, state, *, dropout_key=None):
-        noise = jax.random.bernoulli(dropout_key, 0.7, (16,))
-        return jax.nn.log_softmax(params["logits"] * noise)[codes], state
-
-
-OBJECTIVE = make_objective(NoisyUnigram())
-MESH = sharding.make_mesh(devices=jax.devices()[:1])
-
-
-def run(
-    workdir, *, train_config=TRAIN, on_batch=None, on_eval=None, bits=None, evaluate=None, **options
-):
-    """Trains; `on_batch(first example of a step)` and `on_eval(evaluations)` may interfere."""
-    evaluations = []
-
-    def batches(start_example):
-        for first in range(start_example, 10**6, TRAIN.batch_size):
-            yield make_batch(first)
-
-    def moving(params, should_stop):
-        moved = float(np.abs(params["logits"]).sum())
-        evaluations.append(moved)
-        if on_eval is not None:
-            on_eval(len(evaluations))
-        if should_stop():
-            return None
-        # By default better and better, and the same for the same parameters in a resumed run.
-        score = bits[len(evaluations) - 1] if bits else 4.0 - moved
-        return {"bits_per_sample": score, "num_samples": 1}
-
-    trainer = Trainer(
-        make_objective(NoisyUnigram(), evaluate or moving),
-        train_config,
-        mesh=MESH,
-        batches=batches,
-        workdir=workdir,
-        **options,
-    )
-    if on_batch is not None:
-        take_step = trainer.train_step
-
-        def train_step(state, batch):
-            on_batch(trainer.progress.examples_seen)
-            return take_step(state, batch)
-
-        trainer.train_step = train_step
-    return train(trainer), evaluations
-
-
-def records(workdir, kind="train"):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    timing = ("seconds_per_step", "clips_per_second", "samples_per_second")
-    return [
-        {name: value for name, value in row.items() if name not in timing}
-        for row in rows
-        if row["kind"] == kind
-    ]
-
-
-def final_arrays(workdir):
-    init = functools.partial(init_train_state, OBJECTIVE, TRAIN)
-    checkpointer = Checkpointer(workdir / "checkpoints", OBJECTIVE.rank)
-    state, progress = checkpointer.restore(sharding.abstract_state(MESH, init))
-    checkpointer.close()
-    return (int(state.step), progress), [np.asarray(x) for x in jax.tree.leaves(state)]
+from tests.training.tiny_runs import (
+    MESH,
+    OBJECTIVE,
+    NoisyUnigram,
+    assert_same_run,
+    final_state,
+    records,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -136,13 +63,7 @@ def test_resumed_run_is_the_uninterrupted_run(whole, tmp_path, stop_at):
     assert (outcome.step, outcome.finished) == (stop_at, False)
     outcome, _ = run(tmp_path)
     assert outcome.finished
-    assert records(tmp_path) == records(whole[0])
-    position, arrays = final_arrays(tmp_path)
-    expected_position, expected = final_arrays(whole[0])
-    assert position[0] == expected_position[0] == 6
-    assert position[1] == expected_position[1]
-    for a, b in zip(arrays, expected, strict=True):
-        np.testing.assert_array_equal(a, b)  # Bit for bit.
+    assert_same_run(tmp_path, whole[0])
 
 
 def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path, caplog):
@@ -159,7 +80,7 @@ def test_signal_during_evaluation_saves_and_evaluates_on_resume(tmp_path, caplog
     checkpointer = Checkpointer(tmp_path / "checkpoints", OBJECTIVE.rank)
     assert checkpointer.best_step == 3  # Saved before it was evaluated, and best all the same.
     checkpointer.close()
-    (_, progress), _ = final_arrays(tmp_path)
+    _, progress = final_state(tmp_path)
     assert progress.best["bits_per_sample"] == 1.0  # Not the first, which was not a number.
 
 
@@ -175,31 +96,6 @@ def test_crash_before_the_first_checkpoint_leaves_no_trace(tmp_path):
     run(tmp_path)
     assert [r["step"] for r in records(tmp_path, "validation")] == [0, 3, 6]
     assert [r["step"] for r in records(tmp_path)] == [1, 2, 3, 4, 5, 6]
-
-
-def test_full_disk_leaves_the_last_checkpoint_from_which_the_run_goes_on(whole, tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def on_batch(first):
-        if first == 8 * 3:  # After the checkpoint of step 3 has begun.
-            while not (tmp_path / "checkpoints" / "3").is_dir():
-                time.sleep(0.01)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))  # Bytes of a file.
-
-    message = (
-        rf"^the disk of {tmp_path} is full \([\d.,]+ MB free\); the last checkpoint, of step 3 in "
-        rf"{tmp_path}/checkpoints, is intact: make room, and run the same command again$"
-    )
-    try:
-        with pytest.raises(DiskFullError, match=message):
-            run(tmp_path, on_batch=on_batch)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    outcome, _ = run(tmp_path)
-    assert outcome.finished
-    assert records(tmp_path) == records(whole[0])
-    for a, b in zip(final_arrays(tmp_path)[1], final_arrays(whole[0])[1], strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_run_whose_workdir_another_has_taken_writes_nothing_more(tmp_path):
@@ -303,23 +199,6 @@ def test_records_after_the_checkpoint_are_replaced(tmp_path, caplog):
         {"kind": "train", "step": 2, "bits_per_sample": 2.0},
     ]
     assert not records(tmp_path, "validation")  # The checkpoint of step 2 was not evaluated.
-
-
-@pytest.mark.slow
-def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
-    run(tmp_path, train_config=dataclasses.replace(TRAIN, num_steps=3))
-    _, good = final_arrays(tmp_path)
-    # Any norm is too large: every update is skipped.
-    diverging = dataclasses.replace(
-        TRAIN, num_steps=50, skip_norm=1e-9, max_consecutive_skips=4, checkpoint_every=100
-    )
-    with pytest.raises(TrainingDivergedError, match=r"last 4 steps up to step 7 .* of step 3 in"):
-        run(tmp_path, train_config=diverging)
-    # The evaluation of step 6 was within the streak, and left no checkpoint.
-    (step, _), arrays = final_arrays(tmp_path)
-    assert step == 3
-    for a, b in zip(arrays, good, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_progress_line_reads_well():
