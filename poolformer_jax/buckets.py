@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -64,9 +65,14 @@ def check_writable(url: str | os.PathLike[str]) -> None:
       OSError: If the bucket cannot be written.
     """
     with bucket_errors("write", url):
-        probe = as_path(url) / "writable"
+        probe = as_path(url) / f".writable-{secrets.token_hex(8)}"  # All processes of a pod ask.
         probe.write_text("yes")
         probe.unlink()
+
+
+def is_of_a_bucket(error: BaseException) -> bool:
+    """Whether an error is of a client, such as a bucket that cannot be reached: no OSError."""
+    return type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "google")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import pathlib
 import reprlib
 from typing import Any
 
@@ -82,7 +81,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
     A file that is missing is left to whoever opens it.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is not a regular file; name one")
 

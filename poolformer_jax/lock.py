@@ -214,6 +214,7 @@ class _BucketLock(Lock):
     def __init__(self, folder: AnyPath, name: str):
         super().__init__(folder, name)
         self._path = folder / f"lock_{self._about['token']}.json"
+        self._writing = threading.Lock()
 
     def take(self) -> None:
         self._path.write_bytes(self._content())
@@ -233,16 +234,29 @@ class _BucketLock(Lock):
     def _successor(self) -> dict[str, Any] | None:
         return next(map(_read, self._others()), None)
 
+    def release(self) -> None:
+        self._released.set()
+        with self._writing:  # A count that comes after would bring the lock back.
+            super().release()
+
     def _count(self) -> bool:
-        try:
-            if not self._path.exists():
-                return False
-            self._counts += 1
-            self._path.write_bytes(self._content())
-        except Exception:  # Each storage raises errors of its own; others cannot see more.
+        with self._writing:
+            if self._released.is_set():
+                return True
+            try:
+                if not self._path.exists():
+                    return False
+                self._counts += 1
+                self._path.write_bytes(self._content())
+                # It took so long that another may have seen this one dead, and taken the lock.
+                late = time.clock_gettime(_CLOCK) - self._counted_at > _PATIENCE
+                if late and self._others():
+                    self._path.unlink(missing_ok=True)
+                    return False
+            except Exception:  # Each storage raises errors of its own; others cannot see more.
+                return True
+            self._counted_at = time.clock_gettime(_CLOCK)
             return True
-        self._counted_at = time.clock_gettime(_CLOCK)
-        return True
 
 
 def _describe(owner: dict[str, Any] | None) -> str:

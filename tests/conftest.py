@@ -121,6 +121,7 @@ def bucket(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Bucket, "store", {})
     monkeypatch.setattr(Bucket, "pseudo_dirs", [""])
+    monkeypatch.setattr(Bucket, "down", False)
     monkeypatch.setenv("EPATH_USE_TF", "false")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fsspec.register_implementation("gcs", Bucket, clobber=True)

@@ -35,7 +35,7 @@ ALLOWED_ROOMS = {
     "mesh_config": {"config_checks"},
     "sharding": {"mesh_config"},
     "aot": set(),
-    "audio": {"files"},
+    "audio": {"buckets", "files"},
     "ops": {"typing", "config_checks", "sharding"},
     "layers": {"typing", "config_checks", "ops"},
     "models": BELOW_MODELS,

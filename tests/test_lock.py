@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -172,9 +173,10 @@ def test_in_a_bucket_the_lock_of_the_dead_is_taken(bucket, quick):
     folder = as_path("gs://bucket/runs/a")
     with pytest.raises(RuntimeError), release_at_end():
         asleep = take_lock(folder)
-        asleep._released.set()  # It counts no more.
         asleep._about["machine"] = "another"
         asleep._count()
+        asleep._released.set()  # It counts no more, and will wake up.
+        asleep._released = threading.Event()
 
         def wake(held):
             time.sleep(2 * lock._INTERVAL)

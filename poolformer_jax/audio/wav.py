@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pathlib
 import re
 import struct
 import wave
@@ -12,6 +11,7 @@ import wave
 import numpy as np
 from jaxtyping import Int16
 
+from poolformer_jax.buckets import as_path
 from poolformer_jax.files import check_regular, plain, write_whole
 
 _FORMAT = struct.Struct("<HHIIHH")  # Tag, channels, rate, bytes per second and per frame, bits.
@@ -47,7 +47,7 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[Int16[np.ndarray, " t"], int
     """
     check_regular(path)
     try:
-        return parse_wav(pathlib.Path(path).read_bytes())
+        return parse_wav(as_path(path).read_bytes())
     except ValueError as error:
         raise ValueError(
             f"{plain(path)} {error}; if it is whole, convert it with: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from poolformer_jax.buckets import is_of_a_bucket
 from poolformer_jax.disk_full import with_advice
 
 
@@ -23,3 +24,10 @@ def user_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError, ImportError) as error:
         raise UserError(with_advice(error)) from error
+    except Exception as error:
+        if is_of_a_bucket(error):
+            raise UserError(
+                f"the bucket cannot be used ({type(error).__name__}: {error}); check its name and "
+                "your credentials, for Google's with: gcloud auth application-default login"
+            ) from error
+        raise

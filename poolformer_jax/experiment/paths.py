@@ -43,7 +43,9 @@ def workdir_path(path: str | os.PathLike[str]) -> AnyPath:
       ValueError: If it is neither a path nor gs://bucket/folder.
     """
     text = os.fspath(path)
-    if re.match(r"\w+:/", text) and not re.fullmatch(r"gs://[^/]+(/+[^/]+)+/*", text):
+    # What would be a pattern, or leave the folder, is no name.
+    is_folder = re.fullmatch(r"gs://[\w.-]+(/[^/*?\[\]]+)+/?", text) and text.isprintable()
+    if re.match(r"\w+:/", text) and (not is_folder or ".." in text.split("/")):
         raise ValueError(
             f"--workdir={text} is neither a path nor a folder in a bucket, such as "
             "gs://bucket/runs/sc09"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from poolformer_jax import interruption, own_files
-from poolformer_jax.buckets import AnyPath
+from poolformer_jax.buckets import AnyPath, is_bucket
 from poolformer_jax.evals.scaling.study import Study, TrainedRun, make_study
 from poolformer_jax.experiment.configuration import Experiment, flat_values
 from poolformer_jax.experiment.errors import user_errors
@@ -97,10 +97,11 @@ def _study(workdirs: Sequence[str | os.PathLike[str]]) -> Study:
     paths = [workdir_path(workdir) for workdir in workdirs]
     if not paths:
         raise ValueError("no run to report; name the workdirs of some")
-    for path in paths:
-        if sum(path.resolve() == other.resolve() for other in paths) > 1:
+    places = [path if is_bucket(path) else path.resolve() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
             raise ValueError(f"{path} is named twice; name every run once")
-    names = [path.resolve().name for path in paths]
+    names = [place.name for place in places]
     if len({*names}) < len(names):
         names = [str(path) for path in paths]
     experiments: dict[str, Experiment] = {

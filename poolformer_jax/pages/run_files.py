@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,7 +120,7 @@ def load_metrics(workdir: AnyPath) -> tuple[list[dict[str, Any]], list[dict[str,
     return _by_step(records, "train"), _by_step(records, "validation")
 
 
-def read_clip(path: pathlib.Path) -> Clip:
+def read_clip(path: AnyPath) -> Clip:
     """Reads a WAV file of a run; recordings have names that begin with `REAL_PREFIX`."""
     pcm, sample_rate = read_wav(path)
     is_real = path.name.startswith(REAL_PREFIX)

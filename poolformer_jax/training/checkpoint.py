@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from poolformer_jax.buckets import AnyPath, is_bucket, move
+from poolformer_jax.buckets import AnyPath, is_bucket, is_of_a_bucket, move
 from poolformer_jax.files import free_path
 from poolformer_jax.training.checksum import checksum_arrays, describe_arrays
 from poolformer_jax.training.errors import DamagedCheckpointError, TrainingError
@@ -39,7 +39,9 @@ Metrics = Mapping[str, float]
 Rank = Callable[[Metrics], tuple[float, ...]]
 
 # What errors begin with that say nothing about the files, but that they cannot be read now.
-_NO_DAMAGE = re.compile("(PERMISSION_DENIED|UNAVAILABLE|DEADLINE|RESOURCE_EXHAUSTED|ABORTED)")
+_NO_DAMAGE = re.compile(
+    "(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE|RESOURCE_EXHAUSTED|ABORTED)"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,8 @@ class Checkpointer:
     def saved_steps(self) -> list[int]:
         """Steps of the checkpoints that are on disk; `steps` has one as soon as saving starts."""
         saving = self.latest_step if self._manager.is_saving_in_progress() else None
-        return [n for n in self.steps if n != saving and (self._directory / str(n)).is_dir()]
+        complete = complete_steps(self._directory)
+        return [n for n in self.steps if n != saving and n in complete]
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Starts saving; returns when the arrays are copied, before they are on disk."""
@@ -324,7 +327,8 @@ class Checkpointer:
             raise FileNotFoundError(f"{self._directory / str(step)} was deleted") from error
         is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         unreadable = isinstance(error, (MemoryError, OSError, jax.errors.JaxRuntimeError))
-        if (unreadable and not is_missing) or _NO_DAMAGE.match(str(error)):
+        unreachable = is_of_a_bucket(error) or _NO_DAMAGE.match(str(error))
+        if (unreadable and not is_missing) or unreachable:
             raise error
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:150]}"
 

@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from poolformer_jax.buckets import AnyPath, is_bucket
+from poolformer_jax.buckets import AnyPath, bucket_errors, is_bucket
 from poolformer_jax.files import free_path, write_whole
 from poolformer_jax.training.errors import TrainingError
 from poolformer_jax.training.metrics_file import METRICS_FILE, describe_lines, read_metrics
@@ -52,6 +52,7 @@ class MetricWriter:
         enabled: bool = True,
     ):
         self._file = self._tensorboard = self._scratch = None
+        self._disowned = False
         path = workdir / METRICS_FILE
         records, damaged = read_metrics(path)
         _check_fits(path, records, start_step)
@@ -103,19 +104,32 @@ class MetricWriter:
             self._file.flush()
             self._tensorboard.flush()
             if self._scratch and time.monotonic() - self._uploaded_at > _SECONDS_TO_UPLOAD:
-                self.upload()
+                try:
+                    self.upload()
+                except OSError as error:
+                    self._uploaded_at = time.monotonic()
+                    _LOG.warning("%s; the metrics are uploaded later", error)
 
     def upload(self) -> None:
-        """Hands what was flushed to the bucket, if the workdir is in one."""
-        if self._scratch is None:
+        """Hands what was flushed to the bucket, if the workdir is in one.
+
+        Raises:
+          OSError: If the bucket cannot be written.
+        """
+        if self._scratch is None or self._disowned:
             return
         here = pathlib.Path(self._scratch.name)
-        for path in sorted(here.rglob("*")):
-            size = path.stat().st_size
-            if path.is_file() and self._uploaded.get(path) != size:
-                write_whole(self._workdir / path.relative_to(here), path.read_bytes())
-                self._uploaded[path] = size
+        with bucket_errors("write", self._workdir):
+            for path in sorted(here.rglob("*")):
+                size = path.stat().st_size
+                if path.is_file() and self._uploaded.get(path) != size:
+                    write_whole(self._workdir / path.relative_to(here), path.read_bytes())
+                    self._uploaded[path] = size
         self._uploaded_at = time.monotonic()
+
+    def disown(self) -> None:
+        """From now on uploads nothing: the workdir is another process's."""
+        self._disowned = True
 
     def close(self) -> None:
         """Flushes and closes the files."""

@@ -19,6 +19,7 @@ from poolformer_jax import sharding
 from poolformer_jax.buckets import AnyPath
 from poolformer_jax.disk_full import disk_full_error, is_disk_full
 from poolformer_jax.interruption import StopRequest
+from poolformer_jax.lock import LockedError
 from poolformer_jax.training.checkpoint import Checkpointer, Progress, complete_steps
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.errors import TrainingDivergedError
@@ -141,6 +142,8 @@ class Trainer:
           DiskFullError: If any of it, or the error that it ends with, comes from a full disk.
         """
         errors = [] if error is None else [error]
+        if isinstance(error, LockedError):
+            self.writer.disown()
         closers = (
             self.profiler.close,
             self.checkpointer.close,
@@ -150,7 +153,7 @@ class Trainer:
         for close in closers:
             try:
                 close()
-            except (OSError, RuntimeError, ValueError) as fault:
+            except Exception as fault:  # Each storage raises errors of its own.
                 errors.append(fault)
         self.stop.__exit__()
         if full := next(filter(is_disk_full, errors), None):
@@ -347,10 +350,11 @@ class Trainer:
         )
         if is_best:
             self.on_best(self.state, result)
-        if self.saved_step == self.step:  # Stopped before it was evaluated, and resumed.
-            self.checkpointer.add_validation(self.state, self.progress)
         self.writer.write("validation", self.step, result)
         self.writer.flush()
+        if self.saved_step == self.step:  # Stopped before it was evaluated, and resumed.
+            self.writer.upload()
+            self.checkpointer.add_validation(self.state, self.progress)
         self.say(
             f"step {self.step} | validation {objective.describe(result)}"
             f"{' (best)' if is_best and best else ''} ({seconds:.1f} s)"

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -209,10 +210,20 @@ def test_another_model_or_data_is_refused_and_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "address", ["gs:/bucket/run", "gs://bucket", "s3://bucket/run", "gs:///run"]
+    "address",
+    [
+        "gs:/bucket/run",
+        "gs://bucket",
+        "s3://bucket/run",
+        "gs:///run",
+        "gs://b/run[1]",
+        "gs://b/../run",
+    ],
 )
 def test_addresses_that_are_none_are_named(address):
-    with pytest.raises(ValueError, match=f"--workdir={address} is neither a path nor a folder in"):
+    with pytest.raises(
+        ValueError, match=f"--workdir={re.escape(address)} is neither a path nor a folder in"
+    ):
         check_workdir(address, Experiment())
 
 

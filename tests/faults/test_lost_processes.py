@@ -101,7 +101,7 @@ def test_killed_at_random_moments(tmp_path, tiny_config):
 
 def start_two(workdir, tiny_config):
     few = [f"--config.train.num_steps={7 * len(LOSSES)}", "--config.train.checkpoint_every=3"]
-    flags = train_flags(workdir, tiny_config, *few)
+    flags = train_flags(workdir, tiny_config, *few, "--config.mesh.fsdp=4")
     return start_pod("train", 2, *flags, devices=4, impatient=not CASES)
 
 

@@ -80,10 +80,16 @@ def test_a_run_is_begun_again(trained, bucket, tiny_config):
 
 def test_two_processes_share_a_workdir(bucket, tiny_config, finished, tmp_path):
     workdir = "gs://bucket/runs/pod"
-    flags = train_flags(workdir, tiny_config, "--config.mesh.fsdp=8")
+    rarely = [f"--config.train.{name}_every={STEPS}" for name in ("eval", "checkpoint")]
+    flags = train_flags(workdir, tiny_config, "--config.mesh.fsdp=8", *rarely)
     pod = start_pod("train", 2, *flags, devices=4, variables=variables(bucket.port))
     for code, out, err in map(finish, pod):
         assert code == 0, (out, err)
     found, wanted = losses(bucket.download("runs/pod", tmp_path)), losses(finished[0])
+    wanted = [row for row in wanted if row[0] == "train" or row[1] in (0, STEPS)]
     assert [row[:2] for row in found] == [row[:2] for row in wanted]
     np.testing.assert_allclose([r[2] for r in found], [r[2] for r in wanted], rtol=1e-6)
+    # Split parameters are read as they were trained, on eight devices of one process.
+    result = call("eval_likelihood", f"--workdir={tmp_path}", "--split=validation")
+    np.testing.assert_allclose(result["bits_per_sample"], found[-1][2], rtol=1e-6)
+    assert call("sample", f"--workdir={tmp_path}", "--length=0.01s", "--num_samples=2").is_dir()
