@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from poolformer_jax.files import quoted
 
@@ -77,8 +77,16 @@ def make_config(config_type: type[T], values: Mapping[str, Any], *, name: str = 
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown field {unknown} in {name}{choice}; known: {sorted(known)}")
     for field, value in values.items():
-        if _is_config(hints[field]) and isinstance(value, Mapping):
-            values[field] = make_config(hints[field], value, name=f"{name}.{field}")
+        nested, path = config_type_of(hints[field]), f"{name}.{field}"
+        if nested is not None and isinstance(value, Mapping):
+            values[field] = make_config(nested, value, name=path)
+        elif nested is not None and isinstance(value, list | tuple):
+            values[field] = tuple(
+                make_config(nested, item, name=f"{path}[{i}]")
+                if isinstance(item, Mapping)
+                else item
+                for i, item in enumerate(value)
+            )
     try:
         # Also here, so that a tool that checks the types of arguments sees the right ones.
         values = {field: _convert(field, value, hints[field]) for field, value in values.items()}
@@ -91,9 +99,19 @@ def config_values(config: Any) -> dict[str, Any]:
     """The opposite of `make_config`: nested dicts, with the kinds of variants."""
     values: dict[str, Any] = {"kind": config.kind} if isinstance(config, Variant) else {}
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        values[field.name] = config_values(value) if dataclasses.is_dataclass(value) else value
+        values[field.name] = _plain(getattr(config, field.name))
     return values
+
+
+def config_type_of(hint: Any) -> type[Any] | None:
+    """The configuration in a type that is one, or one or None, or a tuple of several."""
+    return next(filter(_is_config, (hint, *get_args(hint))), None)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return config_values(value) if dataclasses.is_dataclass(value) else value
 
 
 def check_types(config: Any) -> None:
@@ -174,8 +192,8 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
 
 def _matches(value: Any, hint: Any) -> bool:
     arguments = get_args(hint)
-    if hint == tuple[int, ...]:
-        return isinstance(value, tuple) and all(type(item) is int for item in value)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_matches(item, arguments[0]) for item in value)
     if arguments and all(isinstance(argument, str) for argument in arguments):
         return isinstance(value, str) and value in arguments
     if arguments:  # A union such as `int | None`.
@@ -189,8 +207,8 @@ def _is_config(hint: Any) -> bool:
 
 def _describe(hint: Any) -> str:
     arguments = get_args(hint)
-    if hint == tuple[int, ...]:
-        return "a tuple of integers"
+    if get_origin(hint) is tuple:
+        return f"a tuple of {'integers' if arguments[0] is int else _describe(arguments[0])}"
     if arguments:
         return " or ".join(_describe(argument) for argument in arguments)
     return repr(hint) if isinstance(hint, str) else getattr(hint, "__name__", str(hint))

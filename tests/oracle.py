@@ -9,7 +9,7 @@ import numpy as np
 
 def forward(config, params, codes, labels=None):
     """Logits [b, t, v] of codes [b, t], in a model with classes given labels [b]."""
-    params = _float64(params)
+    params = float64(params)
     start = np.full((codes.shape[0], 1), config.initial_code)
     previous = np.concatenate([start, codes[:, :-1]], axis=1)
     x = _embed(config, params.get("embedding", {}), previous)
@@ -62,7 +62,7 @@ def _block(config, p, x, level, labels):
 
 def _stack(config, p, x, num_layers):
     for i in range(num_layers):
-        layer = _tree_index(p["layers"], i)
+        layer = tree_index(p["layers"], i)
         x = x + _mixer_block(config, layer["mixer"], x)
         x = x + _mlp_block(config, layer["mlp"], x)
     return x
@@ -84,16 +84,20 @@ def _mixer_block(config, p, x):
 
 
 def mix(config, p, z):
-    """What a mixer makes of z [b, t, d] at the start of a sequence; (output, last state [b, c])."""
-    p = _float64(p)
+    """What a mixer makes of z [b, t, d] at the start of a sequence: (output, last state).
+
+    The state is a list of arrays, complex ones whole.
+    """
+    return MIXERS[config.kind](config, float64(p), z)
+
+
+def _mix_lru(config, p, z):
     u = _dense(z, p["input_projection"])
     log_a, phase, gate = -np.logaddexp(0, p["decay"]), p.get("theta", 0.0), 1.0
     if config.kind == "rg_lru":
         gate_a = _sigmoid(_block_diagonal(u, p["recurrence_gate"]))
         log_a, phase = config.decay_exponent * gate_a * log_a, gate_a * phase
         gate = _sigmoid(_block_diagonal(u, p["input_gate"]))
-    else:
-        assert config.kind == "lru"
     drive, channels = np.sqrt(1 - np.exp(2 * log_a)) * gate, log_a.shape[-1]
     if config.complex:
         a, u = np.exp(log_a + 1j * phase), u[..., :channels] + 1j * u[..., channels:]
@@ -106,7 +110,55 @@ def mix(config, p, z):
         states[:, t] = h
     if config.complex:
         states = np.concatenate([states.real, states.imag], axis=-1)
-    return _dense(states, p["output_projection"]), h
+    return _dense(states, p["output_projection"]), [h]
+
+
+def _mix_attention(config, p, z):
+    b, t, d = z.shape
+    size = d // config.num_heads
+
+    def heads(name, count):
+        projected = z @ p[name]["kernel"] + p[name].get("bias", 0.0)
+        return projected.reshape(b, t, count, size)
+
+    q = heads("query_projection", config.num_heads)
+    k = heads("key_projection", config.num_kv_heads)
+    v = heads("value_projection", config.num_kv_heads)
+    y = np.zeros_like(q)
+    for step in range(t):
+        seen = range(max(0, step - config.window + 1), step + 1)
+        for head in range(config.num_heads):
+            shared = head * config.num_kv_heads // config.num_heads
+            query = rotate(q[:, step, head], step, config.wavelength)
+            keys = np.stack([rotate(k[:, s, shared], s, config.wavelength) for s in seen], axis=1)
+            scores = np.einsum("bh,bsh->bs", query, keys) / np.sqrt(size)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            weights /= weights.sum(-1, keepdims=True)
+            y[:, step, head] = np.einsum("bs,bsh->bh", weights, v[:, list(seen), shared])
+    state = []
+    for steps in (k, v):
+        ring = np.zeros((b, config.window, *steps.shape[2:]))
+        for step in range(t):
+            ring[:, step % config.window] = steps[:, step]
+        state.append(ring)
+    count = t if t < 2 * config.window else config.window + t % config.window
+    return _dense(y.reshape(b, t, d), p["output_projection"]), [*state, count]
+
+
+def rotate(x, position, wavelength):
+    """Rotary positions on the first half of a head x [..., h]."""
+    if wavelength is None:
+        return x
+    y, quarter = x.copy(), x.shape[-1] // 4
+    for i in range(quarter):
+        angle = position * wavelength ** (-i / quarter)
+        a, b = x[..., i], x[..., quarter + i]
+        y[..., i] = a * np.cos(angle) - b * np.sin(angle)
+        y[..., quarter + i] = b * np.cos(angle) + a * np.sin(angle)
+    return y
+
+
+MIXERS = {"rg_lru": _mix_lru, "lru": _mix_lru, "attention": _mix_attention}
 
 
 def _mlp_block(config, p, x):
@@ -181,13 +233,15 @@ def _sigmoid(x):
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def _float64(tree):
+def float64(tree):
+    """A parameter tree in float64."""
     if isinstance(tree, dict):
-        return {name: _float64(value) for name, value in tree.items()}
+        return {name: float64(value) for name, value in tree.items()}
     return np.asarray(tree, np.float64)
 
 
-def _tree_index(tree, index):
+def tree_index(tree, index):
+    """The parameters of one layer of a stack."""
     if isinstance(tree, dict):
-        return {name: _tree_index(value, index) for name, value in tree.items()}
+        return {name: tree_index(value, index) for name, value in tree.items()}
     return tree[index]

@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from poolformer_jax.audio.codec import NUM_CODES, silence_code
 from poolformer_jax.classifier.config import AugmentConfig, ClassifierConfig
-from poolformer_jax.config_checks import check_batch, config_values, make_config
+from poolformer_jax.config_checks import check_batch, config_type_of, config_values, make_config
 from poolformer_jax.data.config import DataConfig, LabelledDataConfig
 from poolformer_jax.files import quoted
 from poolformer_jax.mesh_config import MeshConfig
@@ -232,6 +232,7 @@ def _with_placeholders(config: Any) -> dict[str, Any]:
         if value is not None:
             return value
         (kind,) = (t for t in hints[name].__args__ if t is not type(None))
-        return config_dict.placeholder(kind)
+        # Files give a configuration as a mapping.
+        return config_dict.placeholder(object if config_type_of(kind) else kind)
 
     return {name: value_of(name, value) for name, value in config_values(config).items()}

@@ -24,7 +24,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from poolformer_jax.layers.config import BlockConfig, NormKind
+from poolformer_jax.layers.config import BlockConfig, ExecutionConfig, NormKind
 from poolformer_jax.layers.initialization import scaled_normal
 from poolformer_jax.layers.linear import dense
 from poolformer_jax.layers.mixer import MixerState
@@ -89,7 +89,7 @@ class MixerBlock(nn.Module):
         if self.config.temporal_convolution:
             shape = (batch, CONVOLUTION_WIDTH - 1, width)
             convolution = jnp.zeros(shape, self.config.dtype)
-        mixer = self.config.mixer.build(self.config).init_state(batch)
+        mixer = self.config.mixer.build(self.config).init_state(batch, width)
         return LayerState(mixer=mixer, convolution=convolution)
 
 
@@ -144,7 +144,7 @@ class Layer(nn.Module):
     ) -> tuple[Float[Array, "b t d"], LayerState]:
         mixer_block, mlp_block = MixerBlock, MLPBlock
         if self.config.remat == "half_block":
-            mixer_block, mlp_block = _recomputed(MixerBlock), _recomputed(MLPBlock)
+            mixer_block, mlp_block = recomputed(MixerBlock), recomputed(MLPBlock)
         x, state = mixer_block(self.config, self.init_scale, name="mixer")(x, state)
         return mlp_block(self.config, self.init_scale, name="mlp")(x), state
 
@@ -170,25 +170,36 @@ class LayerStack(nn.Module):
     ) -> tuple[Float[Array, "b t d"], LayerState]:
         if self.num_layers == 0:
             return x, state
-        layer = {
-            "block": _recomputed(Layer),
-            "elementwise": _recomputed(Layer, saved=_PRODUCTS_AND_STATES),
-        }.get(self.config.remat, Layer)
-        scanned = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.num_layers,
-        )
-        return scanned(self.config, self.init_scale, name="layers")(x, state)
+        layers = stacked(Layer, self.config, self.num_layers)
+        return layers(self.config, self.init_scale, name="layers")(x, state)
 
     @nn.nowrap
     def init_state(self, batch: int) -> LayerState:
         """Zeros, with a leading axis of layers."""
-        one = MixerBlock(self.config).init_state(batch, self.width)
-        return jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (self.num_layers, *leaf.shape)), one
-        )
+        return stacked_state(MixerBlock(self.config).init_state(batch, self.width), self.num_layers)
+
+
+def stacked(layer: type[nn.Module], execution: ExecutionConfig, num_layers: int) -> Any:
+    """So many layers in a row, compiled once: all but the first argument have a leading axis.
+
+    The layer returns (output, something), and the stack the last output and all of these. What
+    its backward pass recomputes is the execution's `remat`, but for the half blocks within.
+    """
+    layer = {
+        "block": recomputed(layer),
+        "elementwise": recomputed(layer, saved=_PRODUCTS_AND_STATES),
+    }.get(execution.remat, layer)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=num_layers,
+    )
+
+
+def stacked_state(state: Any, num_layers: int) -> Any:
+    """The state of one layer for all of a stack."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_layers, *leaf.shape)), state)
 
 
 _PRODUCTS_AND_STATES = jax.checkpoint_policies.save_from_both_policies(
@@ -197,23 +208,47 @@ _PRODUCTS_AND_STATES = jax.checkpoint_policies.save_from_both_policies(
 )
 
 
-def _recomputed(block: type[nn.Module], *, saved: Any = None) -> Any:
+def recomputed(block: type[nn.Module], *, saved: Any = None) -> Any:
+    """A module whose backward pass recomputes its inside, but for what a policy saves."""
     # Inside a loop over layers nothing can be merged with the recomputation anyway.
     return nn.remat(block, prevent_cse=False, policy=saved)
 
 
+class ScalarNorm(nn.Module):
+    """LayerNorm with one scale and one shift for all channels: scale (x - mean + shift) / std.
+
+    Source: Goel et al. 2022, arXiv:2202.09729 (released code).
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        scale = self.param("scale", nn.initializers.ones_init(), (1,))
+        shift = self.param("bias", nn.initializers.zeros_init(), (1,))
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        # There is no epsilon in the source; this one keeps a constant x from dividing by 0.
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + 1e-12
+        return scale[None, None] * (centred + shift[None, None]) * jax.lax.rsqrt(variance)
+
+
 def normalize(
-    kind: NormKind, dtype: DTypeLike, x: Float[Array, "b t d"], *, name: str = "norm"
+    kind: NormKind,
+    dtype: DTypeLike,
+    x: Float[Array, "b t d"],
+    *,
+    name: str = "norm",
+    epsilon: float = 1e-6,
 ) -> Float[Array, "b t d"]:
     """Applies a normalisation over d inside a compact method; statistics in float32."""
     wide = x.astype(jnp.float32)
     match kind:
         case "layer_norm":
             # The fast variance, E[x^2] - E[x]^2, cancels where the mean is large.
-            norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name=name)
+            norm = nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
             return norm(wide).astype(dtype)
         case "rms_norm":
-            return nn.RMSNorm(epsilon=1e-6, name=name)(wide).astype(dtype)
+            return nn.RMSNorm(epsilon=epsilon, name=name)(wide).astype(dtype)
+        case "scalar_norm":
+            return ScalarNorm(name=name)(wide).astype(dtype)
         case "none":
             return x
         case _:

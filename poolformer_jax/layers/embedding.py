@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 import jax.numpy as jnp
@@ -97,13 +98,18 @@ class OutputHead(nn.Module):
     Attributes:
       num_codes: v.
       platform: The platform the program is compiled for.
+      epsilon: Added to the variance.
+      draw: Initialiser of weights and bias; None is Flax's.
     """
 
     num_codes: int
     platform: Platform = "tpu"
+    epsilon: float = 1e-6
+    draw: Callable[..., Array] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        norm = nn.LayerNorm(epsilon=1e-6, use_fast_variance=False, name="norm")
-        project = dense_on(self.platform, self.num_codes, name="projection")
+        norm = nn.LayerNorm(epsilon=self.epsilon, use_fast_variance=False, name="norm")
+        init = {"kernel_init": self.draw, "bias_init": self.draw} if self.draw else {}
+        project = dense_on(self.platform, self.num_codes, name="projection", **init)
         return project(norm(x.astype(jnp.float32)))

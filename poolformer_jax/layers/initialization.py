@@ -22,10 +22,22 @@ from flax import linen as nn
 from flax.core.scope import LazyRng
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jax.typing import DTypeLike
 
 # One object for each initialiser, so that what is drawn alike can be told.
 LECUN_NORMAL = nn.initializers.lecun_normal()
 uniform = functools.cache(nn.initializers.uniform)
+
+
+@functools.cache
+def torch_uniform(fan_in: int) -> Callable[..., Array]:
+    """Uniform in +-1 / sqrt(fan_in): PyTorch's default for weights and biases of linear layers."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+    return init
 
 
 @functools.cache

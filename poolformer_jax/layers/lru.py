@@ -8,9 +8,10 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from poolformer_jax.layers.config import ExecutionConfig, LRUConfig
+from poolformer_jax.layers.config import ExecutionConfig
 from poolformer_jax.layers.initialization import uniform
 from poolformer_jax.layers.linear import dense
+from poolformer_jax.layers.mixer_config import LRUConfig
 from poolformer_jax.ops.recurrence import normalized_recurrence, zero_state
 from poolformer_jax.ops.scan import choose_implementation
 from poolformer_jax.typing import RealOrPlanes
@@ -98,6 +99,7 @@ class LRU(nn.Module):
         return decay, self.param("theta", uniform(config.max_phase), shape)
 
     @nn.nowrap
-    def init_state(self, batch: int) -> RealOrPlanes:
+    def init_state(self, batch: int, width: int) -> RealOrPlanes:
         """Zeros [b, c] in float32, as `Planes` if complex."""
+        del width
         return zero_state(batch, self.config.num_channels, complex=self.config.complex)

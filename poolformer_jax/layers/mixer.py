@@ -1,7 +1,7 @@
 """What a residual block mixes time with.
 
 A mixer is a Linen module with explicit state. To add one: a file with the module, a configuration
-class and its entry in `layers/config.py`, and its name in the tests that all mixers share.
+class and its entry in `layers/mixer_config.py`, and its name in the tests that all mixers share.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ class Mixer(Protocol):
         """Runs over x from the state after the steps before; returns (y, state after x)."""
         ...
 
-    def init_state(self, batch: int) -> MixerState:
-        """The state before the first step; needs no parameters."""
+    def init_state(self, batch: int, width: int) -> MixerState:
+        """The state before the first step of inputs [b, t, d] of that width d."""
         ...

@@ -3,7 +3,7 @@
 Both are strided (transposed) convolutions whose kernel equals their stride, so every coarse step
 sees exactly f fine steps. Coarse step l is complete with fine step l f + f - 1, and the up-pool
 delivers its f outputs at the fine steps l f + f - 1 ... l f + 2 f - 2: a delay of f - 1 that makes
-the pair causal.
+the pair causal. A delay of f, one step more than need be, is that of the U-Net of SaShiMi.
 
 A chunk of l f fine steps completes l coarse steps wherever in a window it begins, so its phase, the
 number of steps before it modulo f, changes no shape and may be traced.
@@ -105,11 +105,10 @@ class DownPool(nn.Module):
 
 
 class UpPool(nn.Module):
-    """Causal transposed convolution u_{l f + r} = y_l K_r + bias, delayed by f - 1 steps.
+    """Causal transposed convolution u_{l f + r} = y_l K_r + bias, delayed.
 
-    Its state is the last coarse step, whose outputs 1 ... f - 1 are still to be delivered. Before
-    the first coarse step there is nothing to deliver: those f - 1 outputs are exactly 0, without
-    the bias.
+    Its state is the last coarse step, whose outputs are still to be delivered. Before the first
+    coarse step there is nothing to deliver: those outputs are exactly 0, without the bias.
 
     Attributes:
       factor: f.
@@ -118,6 +117,7 @@ class UpPool(nn.Module):
       groups: g, a divisor of both widths.
       init_scale: Variance scale of the taps, 1 / number of residual blocks beside the pool.
       dtype: Type of the activations.
+      spare: Steps of delay beyond f - 1: 0 or 1.
     """
 
     factor: int
@@ -126,6 +126,7 @@ class UpPool(nn.Module):
     groups: int
     init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
+    spare: int = 0
 
     def setup(self):
         shape = (self.factor, self.in_features // self.groups, self.features)
@@ -154,23 +155,32 @@ class UpPool(nn.Module):
         else:
             grouped = steps.reshape(b, length + 1, self.groups, i // self.groups)
             fine = jnp.einsum("blgi,figo->blfgo", grouped, _split_groups(kernel, self.groups))
-        fine = fine.reshape(b, (length + 1) * self.factor, self.features) + bias[None, None]
-        # Output 0 of `last` was delivered with the step that completed it.
-        chunk, undelivered = length * self.factor, time % self.factor + 1
+        every = bias[None] if bias.ndim == 1 else jnp.tile(bias, (length + 1, 1))
+        fine = fine.reshape(b, (length + 1) * self.factor, self.features) + every[None]
+        # Without a spare step, output 0 of `last` was delivered with the step that completed it.
+        chunk, undelivered = length * self.factor, time % self.factor + 1 - self.spare
         u = jax.lax.dynamic_slice_in_dim(fine, undelivered, chunk, axis=1)
-        silent = time + jnp.arange(chunk) < self.factor - 1
+        silent = time + jnp.arange(chunk) < self._delay
         return jnp.where(silent[None, :, None], 0, u), end[:, 0]
 
     def step(self, last: Float[Array, "b i"], time: Int[Array, ""]) -> Float[Array, "b d"]:
         """Returns the output at the fine step after `time` steps.
 
         `last` is the newest complete coarse step: at the end of a window the one completed just
-        now.
+        now, unless there is a spare step of delay.
         """
         kernel, bias = self.kernel.astype(self.dtype), self.bias.astype(self.dtype)
-        tap = jax.lax.dynamic_index_in_dim(kernel, (time + 1) % self.factor, keepdims=False)
+        bias = jnp.broadcast_to(bias, (self.factor, self.features))
+        phase = (time + 1 - self.spare) % self.factor
+        tap, bias = (
+            jax.lax.dynamic_index_in_dim(taps, phase, keepdims=False) for taps in (kernel, bias)
+        )
         u = _apply_tap(last.astype(self.dtype), tap, self.groups) + bias[None]
-        return jnp.where(time < self.factor - 1, jnp.zeros_like(u), u)
+        return jnp.where(time < self._delay, jnp.zeros_like(u), u)
+
+    @property
+    def _delay(self) -> int:
+        return self.factor - 1 + self.spare
 
 
 def _split_groups(kernel: Float[Array, "f i o"], groups: int) -> Float[Array, "f i g o2"]:

@@ -7,13 +7,13 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from poolformer_jax.layers.config import RGLRUConfig
 from poolformer_jax.layers.linear import (
     BlockDiagonalLinear,
     apply_after_dense,
     apply_block_diagonal,
 )
 from poolformer_jax.layers.lru import LRU
+from poolformer_jax.layers.mixer_config import RGLRUConfig
 from poolformer_jax.ops.rg_lru import rg_lru
 from poolformer_jax.ops.scan import choose_implementation
 from poolformer_jax.typing import RealOrPlanes

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from poolformer_jax.models.config import SequenceModelConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
+from poolformer_jax.models.sashimi.config import SashimiConfig
 
 MODELS: Mapping[str, type[SequenceModelConfig]] = {
-    config.kind: config for config in (PoolformerConfig,)
+    config.kind: config for config in (PoolformerConfig, SashimiConfig)
 }
 DEFAULT_MODEL: SequenceModelConfig = PoolformerConfig()

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from poolformer_jax import sharding
 from poolformer_jax.ops.planes import add, conjugate, multiply
@@ -45,6 +45,23 @@ def steps_before(
     steps = jnp.concatenate([first, last], axis=1)
     start = part * min(k, own.shape[1])
     return jax.lax.dynamic_slice_in_dim(steps, start, k, axis=1), steps[:, -k:]
+
+
+def time_is_split() -> bool:
+    """Whether this is one of several parts of time."""
+    return sharding.time_part() is not None
+
+
+def count_before(first: Int[Array, ""], own: int) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    """Steps before this device's part of time, and after all parts.
+
+    Args:
+      first: Steps before the first part.
+      own: Steps of each part.
+    """
+    if (part := sharding.time_part()) is None:
+        return first, first + own
+    return first + part * own, first + sharding.num_time_parts() * own
 
 
 def scan_parts(

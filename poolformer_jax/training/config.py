@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Literal
 
 from poolformer_jax.config_checks import (
@@ -12,6 +13,39 @@ from poolformer_jax.config_checks import (
     check_seed,
     check_types,
 )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that are trained in a way of their own.
+
+    Attributes:
+      pattern: Regular expression, searched for in a parameter's path, such as
+        "backbone/inner/post/layers/mixer/s4/A_real".
+      learning_rate: Instead of the recipe's; the schedule scales both alike. 0 leaves the
+        parameters as they were drawn, None is the recipe's.
+      weight_decay: Instead of the recipe's; None is the recipe's.
+
+    Raises:
+      ValueError: On construction, for a value that cannot work.
+    """
+
+    pattern: str
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+    def __post_init__(self):
+        check_types(self)
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(
+                f"pattern {self.pattern!r} is not a regular expression: {error}"
+            ) from None
+        for name in ("learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} {value} must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +71,8 @@ class TrainConfig:
       beta2: AdamW's decay of the second moment.
       momentum: SGD's, of the sum of gradients.
       weight_decay: On all parameters: AdamW's, or times the parameters added to SGD's gradient.
+      parameter_groups: Parameters with another learning rate or weight decay; of the groups that
+        fit a parameter, the first counts.
       clip_norm: Global norm that gradients are scaled down to; None leaves them.
       skip_norm: Gradient norm from which an update is skipped, as it is if the norm or the loss is
         not finite; None skips only these.
@@ -69,6 +105,7 @@ class TrainConfig:
     beta2: float = 0.999
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    parameter_groups: tuple[ParameterGroup, ...] = ()
     clip_norm: float | None = 200.0
     skip_norm: float | None = 1000.0
     max_consecutive_skips: int = 50

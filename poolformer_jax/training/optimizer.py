@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, assert_never
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from poolformer_jax.training.config import TrainConfig
+from poolformer_jax.training.config import ParameterGroup, TrainConfig
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
@@ -33,7 +34,12 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Weight decay acts on all parameters; in SGD it is part of the gradient, as in PyTorch's.
+    """Weight decay acts on all parameters, or as their groups say.
+
+    In SGD it is part of the gradient, as in PyTorch's.
+
+    Raises:
+      ValueError: On `init`, if a group has no parameters.
 
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101; values from Gallo Fernandez 2025.
     """
@@ -42,17 +48,21 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     match config.optimizer:
         case "adamw":
             parts.append(
-                optax.adamw(
-                    schedule, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay
+                optax.chain(
+                    optax.scale_by_adam(config.beta1, config.beta2),
+                    _decay_weights(config),
+                    optax.scale_by_learning_rate(schedule),
                 )
             )
         case "sgd":
             parts += [
-                optax.add_decayed_weights(config.weight_decay),
+                _decay_weights(config),
                 optax.sgd(schedule, momentum=config.momentum),
             ]
         case _:
             assert_never(config.optimizer)
+    if config.parameter_groups:
+        parts.append(_scale_rates(config))
     if config.schedule == "plateau":
         parts.append(_scale_by_plateau(config))
     return optax.chain(*parts)
@@ -71,6 +81,54 @@ def learning_rate(config: TrainConfig, opt_state: Any, num_updates: Array) -> Ar
     """Rate of the next update."""
     rate = jnp.asarray(make_schedule(config)(num_updates))
     return rate * opt_state[-1].scale if config.schedule == "plateau" else rate
+
+
+def _decay_weights(config: TrainConfig) -> optax.GradientTransformation:
+    """Adds the decay of each parameter's group times the parameter."""
+
+    def init(params: Any) -> Any:
+        _check_groups(config, params)
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        def add(path: Any, update: Array, param: Array) -> Array:
+            group = _group_of(config, path)
+            decay = config.weight_decay if group is None else group.weight_decay
+            return update + (config.weight_decay if decay is None else decay) * param
+
+        return jax.tree_util.tree_map_with_path(add, updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scale_rates(config: TrainConfig) -> optax.GradientTransformation:
+    """Scales the updates of each group by its learning rate over the recipe's."""
+
+    def scale(path: Any, update: Array) -> Array:
+        group = _group_of(config, path)
+        if group is None or group.learning_rate is None:
+            return update
+        return group.learning_rate / config.learning_rate * update
+
+    return optax.stateless(
+        lambda updates, params=None: jax.tree_util.tree_map_with_path(scale, updates)
+    )
+
+
+def _group_of(config: TrainConfig, path: Any) -> ParameterGroup | None:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return next((one for one in config.parameter_groups if re.search(one.pattern, name)), None)
+
+
+def _check_groups(config: TrainConfig, params: Any) -> None:
+    used = {_group_of(config, path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    for group in config.parameter_groups:
+        if group not in used:
+            raise ValueError(
+                f"train.parameter_groups: no parameter is in the group of {group.pattern!r} (or "
+                "earlier groups have them all); its pattern is searched for in paths such as "
+                "backbone/post/layers/mlp/merge/projection/kernel"
+            )
 
 
 def _plateau(config: TrainConfig) -> optax.GradientTransformationExtraArgs:

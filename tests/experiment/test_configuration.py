@@ -99,7 +99,7 @@ def test_a_file_starts_from_a_model_of_any_kind(monkeypatch):
     config.model.depth = 3
     assert make_experiment(config).model == Other(depth=3)
     assert default_config(ClassifierExperiment, model="small").model.kind == "small"
-    with pytest.raises(ValueError, match=r"config.model.kind is 'rnn'; known: poolformer, other"):
+    with pytest.raises(ValueError, match=r"config.model.kind is 'rnn'; known: poolformer, .*other"):
         default_config(model="rnn")
 
 
@@ -201,7 +201,9 @@ def test_a_flag_chooses_another_kind_than_the_file_wrote_out(caplog):
     assert (mixer.kind, mixer.recurrent_width) == ("lru", 64)
     assert not hasattr(mixer, "num_gate_blocks")
     config.model.mixer.kind = "rnn"
-    with pytest.raises(ValueError, match=r"^config.model.mixer.kind is 'rnn'; known: rg_lru, lru$"):
+    with pytest.raises(
+        ValueError, match=r"^config.model.mixer.kind is 'rnn'; known: rg_lru, lru, "
+    ):
         make_experiment(config)
 
 

@@ -8,7 +8,8 @@ import pytest
 from flax import linen as nn
 
 from poolformer_jax.layers.blocks import GatedMerge, LayerStack, MLPBlock, normalize
-from poolformer_jax.layers.config import BlockConfig, LRUConfig, RematPolicy, RGLRUConfig
+from poolformer_jax.layers.config import BlockConfig, RematPolicy
+from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
 
 WIDTH = 6
 CONFIG = BlockConfig(mixer=RGLRUConfig(recurrent_width=8, num_gate_blocks=2), scan="sequential")

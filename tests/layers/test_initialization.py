@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.layers.config import LRUConfig, RGLRUConfig
+from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.models.poolformer.model import Network
+from poolformer_jax.models.poolformer.model import PoolformerNetwork
 
 SMALL = PoolformerConfig(
     num_codes=16,
@@ -34,7 +34,7 @@ WHOLE = dataclasses.replace(
 def test_parameters_are_those_that_flax_draws(config):
     model, key = config.build(), jax.random.key(3)
     codes = jnp.zeros((1, 2), jnp.int32)
-    expected = jax.jit(Network(config).init)(key, codes, model.init_state(1))["params"]
+    expected = jax.jit(PoolformerNetwork(config).init)(key, codes, model.init_state(1))["params"]
     jax.tree.map(
         # Bit for bit with all of XLA's optimisations; without them it rounds a sum otherwise.
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from poolformer_jax.layers.config import ExecutionConfig, LRUConfig, RGLRUConfig
+from poolformer_jax.layers.config import ExecutionConfig
 from poolformer_jax.layers.lru import init_decay
+from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
 from poolformer_jax.typing import Planes
 
 KINDS = [RGLRUConfig, LRUConfig]
@@ -15,7 +16,7 @@ KINDS = [RGLRUConfig, LRUConfig]
 
 def make_init(config, width=1):
     mixer = config.build(ExecutionConfig(scan="sequential"))
-    x, state = jnp.zeros((1, 1, width)), mixer.init_state(1)
+    x, state = jnp.zeros((1, 1, width)), mixer.init_state(1, width)
     return lambda key: mixer.init(key, x, state)["params"]
 
 
@@ -58,5 +59,5 @@ def test_real_variant_has_no_phase(kind):
     config = kind(recurrent_width=64, complex=False)
     params = jax.eval_shape(make_init(config), jax.random.key(0))
     assert "theta" not in params and params["decay"].shape == (64,)
-    state = config.build(ExecutionConfig()).init_state(2)
+    state = config.build(ExecutionConfig()).init_state(2, 4)
     assert not isinstance(state, Planes) and state.shape == (2, 64)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.layers.config import MIXERS, ExecutionConfig, LRUConfig, RGLRUConfig
+from poolformer_jax.layers.config import ExecutionConfig
+from poolformer_jax.layers.mixer_config import MIXERS, AttentionConfig, LRUConfig, RGLRUConfig
 from poolformer_jax.typing import Planes
 from tests import oracle
 
@@ -20,6 +21,8 @@ VARIANTS = {
     "rg_lru_real": dataclasses.replace(GATED, complex=False, decay_exponent=2.0),
     "lru": LRUConfig(recurrent_width=8),
     "lru_real": LRUConfig(recurrent_width=8, complex=False),
+    "attention": AttentionConfig(num_heads=1, window=16),
+    "attention_local": AttentionConfig(num_heads=2, num_kv_heads=2, window=4, wavelength=None),
 }
 X = jnp.float32(np.random.default_rng(0).normal(size=(BATCH, STEPS, WIDTH)))
 
@@ -29,11 +32,12 @@ def test_every_mixer_is_tested():
 
 
 def random_params(mixer, seed=0):
-    state = mixer.init_state(BATCH)
+    state = mixer.init_state(BATCH, WIDTH)
     shapes = jax.eval_shape(mixer.init, jax.random.key(0), X, state)["params"]
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda p: jnp.float32(0.5 * rng.normal(size=p.shape)), shapes)
-    params["decay"] -= 2.0  # Around the initial radii.
+    if "decay" in params:
+        params["decay"] -= 2.0  # Around the initial radii.
     return params
 
 
@@ -56,13 +60,15 @@ def case(request):
     def run(params, x, state):
         return mixer.apply({"params": params}, x, state)
 
-    return Case(config, random_params(mixer), mixer.init_state(BATCH), run)
+    return Case(config, random_params(mixer), mixer.init_state(BATCH, WIDTH), run)
 
 
-def as_complex(state):
-    if isinstance(state, Planes):
-        return np.asarray(state.real) + 1j * np.asarray(state.imag)
-    return np.asarray(state)
+def assert_states_close(state, expected, atol):
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Planes))
+    for ours, theirs in zip(parts, expected, strict=True):
+        if isinstance(ours, Planes):
+            ours = np.asarray(ours.real) + 1j * np.asarray(ours.imag)
+        np.testing.assert_allclose(ours, theirs, atol=atol)
 
 
 def test_equals_oracle(case):
@@ -71,7 +77,7 @@ def test_equals_oracle(case):
     expected, expected_last = oracle.mix(case.config, case.params, np.float64(X))
     # Float32 rounding of nine steps with values of order 1.
     np.testing.assert_allclose(y, expected, atol=5e-6)
-    np.testing.assert_allclose(as_complex(last), expected_last, atol=5e-6)
+    assert_states_close(last, expected_last, atol=5e-6)
 
 
 @pytest.mark.parametrize("size", [3, 1], ids=["chunks", "steps"])
@@ -94,11 +100,13 @@ def test_causal(case):
     @jax.jit
     @jax.jacrev
     def jacobian(x):
-        start = jax.tree.map(lambda leaf: leaf[:1], case.start)
+        start = case.config.build(EXECUTION).init_state(1, WIDTH)
         return case.run(case.params, x[None], start)[0][0] @ jnp.linspace(-1.0, 1.0, WIDTH)
 
     reaches = np.any(np.asarray(jacobian(X[0])) != 0, axis=-1)
-    np.testing.assert_array_equal(reaches, np.tril(np.ones((STEPS, STEPS), bool)))
+    window = getattr(case.config, "window", STEPS)
+    expected = np.tril(np.ones((STEPS, STEPS), bool)) & ~np.tri(STEPS, k=-window, dtype=bool)
+    np.testing.assert_array_equal(reaches, expected)
 
 
 def test_gradients_equal_differences_of_the_oracle(case):
@@ -126,16 +134,24 @@ def test_gradients_equal_differences_of_the_oracle(case):
         assert np.sum(ours * direction) == pytest.approx(expected, abs=5e-6 * scale)
 
 
-def test_bfloat16_activations_keep_a_float32_state(case):
+def test_bfloat16_activations_keep_the_types_of_the_state(case):
+    """That of a recurrence is float32."""
     mixer = case.config.build(dataclasses.replace(EXECUTION, dtype="bfloat16"))
-    y, last = jax.jit(mixer.apply)({"params": case.params}, jnp.bfloat16(X), case.start)
+    start = mixer.init_state(BATCH, WIDTH)
+    y, last = jax.jit(mixer.apply)({"params": case.params}, jnp.bfloat16(X), start)
     assert y.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(last)} == {jnp.dtype("float32")}
+    for ours, theirs in zip(jax.tree.leaves(last), jax.tree.leaves(start), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.dtype == jnp.float32 or case.config.kind == "attention"
     expected, _ = oracle.mix(case.config, case.params, np.float64(X))
     # bfloat16 rounds x, the weights and the output, each to 8 bits, at a scale of about 4.
     np.testing.assert_allclose(np.float32(y), expected, atol=0.1)
 
-    # With linear maps that bfloat16 can hold, sigmoids, decays and state are those of float32.
+
+@pytest.mark.parametrize("case", ["rg_lru", "rg_lru_real", "lru", "lru_real"], indirect=True)
+def test_gates_and_decays_are_float32_whatever_the_activations(case):
+    """With linear maps that bfloat16 can hold, the state is that of float32."""
+    mixer = case.config.build(dataclasses.replace(EXECUTION, dtype="bfloat16"))
     params = dict(case.params)
     for name in {"input_projection", "input_gate", "recurrence_gate"} & params.keys():
         kernel, bias = (params[name][part] for part in ("kernel", "bias"))
@@ -143,9 +159,10 @@ def test_bfloat16_activations_keep_a_float32_state(case):
         params[name] = {"kernel": jnp.zeros_like(kernel), "bias": bias}
     _, last = jax.jit(mixer.apply)({"params": params}, jnp.bfloat16(X), case.start)
     _, expected = oracle.mix(case.config, params, np.float64(X))
-    np.testing.assert_allclose(as_complex(last), expected, atol=5e-6)
+    assert_states_close(last, expected, atol=5e-6)
 
 
+@pytest.mark.parametrize("case", ["rg_lru", "rg_lru_real", "lru", "lru_real"], indirect=True)
 def test_width_grows_with_the_level(case):
     assert case.config.grown(3).recurrent_width == 3 * case.config.recurrent_width
     assert dataclasses.replace(case.config.grown(3), recurrent_width=8) == case.config
@@ -154,7 +171,7 @@ def test_width_grows_with_the_level(case):
 def test_lru_is_an_rg_lru_whose_gates_are_open():
     plain = VARIANTS["lru"].build(EXECUTION)
     gated = dataclasses.replace(GATED, decay_exponent=1.0).build(EXECUTION)
-    params, state = random_params(plain), plain.init_state(BATCH)
+    params, state = random_params(plain), plain.init_state(BATCH, WIDTH)
     # sigmoid(50) is 1 in float32.
     gate = {"kernel": jnp.zeros((2, 4, 2)), "bias": jnp.full((2, 2), 50.0)}
     opened = params | {"input_gate": gate, "recurrence_gate": gate}

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from poolformer_jax.layers.config import LRUConfig, RGLRUConfig
+from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
 
 BATCH = 2
 

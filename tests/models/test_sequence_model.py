@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.layers.config import RGLRUConfig
+from poolformer_jax.layers.mixer_config import RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.models.registry import MODELS
+from poolformer_jax.models.sashimi.config import SashimiConfig
 from poolformer_jax.models.sequence_model import batch_axes, count_params
 from poolformer_jax.ops.draw import Draw
 from tests.models.random_models import random_params
@@ -25,6 +26,16 @@ CONFIGS = {
         mixer=RGLRUConfig(recurrent_width=8, num_gate_blocks=2),
         pool_factors=(2, 2),
         layers=(1, 0, 1),
+        scan="sequential",
+    ),
+    "sashimi": SashimiConfig(
+        num_codes=16,
+        initial_code=8,
+        num_classes=3,
+        width=4,
+        mixer=RGLRUConfig(recurrent_width=8, num_gate_blocks=2),
+        pool_factors=(2, 2),
+        layers=(1, 1, 1),
         scan="sequential",
     ),
 }

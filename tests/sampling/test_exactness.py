@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from poolformer_jax.layers.config import LRUConfig
+from poolformer_jax.layers.mixer_config import LRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling.streaming import generate

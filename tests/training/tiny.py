@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from poolformer_jax import sharding
-from poolformer_jax.layers.config import LRUConfig
+from poolformer_jax.layers.mixer_config import LRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.sequence_objective import SequenceObjective

@@ -52,6 +52,10 @@ class PoolformerConfig(SequenceModelConfig, BlockConfig):
         SequenceModelConfig.__post_init__(self)
         BlockConfig.__post_init__(self)
         check_at_least(self, 1, "width", "width_growth")
+        for level in range(len(self.pool_factors) + 1):
+            self.mixer.grown(self.width_growth**level).check_width(
+                self.width * self.width_growth**level
+            )
         if any(factor < 2 for factor in self.pool_factors):
             raise ValueError(
                 f"pool_factors {self.pool_factors} must all be at least 2; leave a factor of 1 out"

@@ -23,7 +23,7 @@ from poolformer_jax import sharding
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.pipeline import eval_batches
 from poolformer_jax.evals.likelihood.evaluator import make_likelihood_evaluator
-from poolformer_jax.layers.config import RGLRUConfig
+from poolformer_jax.layers.mixer_config import RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 
 MODEL = PoolformerConfig(

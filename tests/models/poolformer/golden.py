@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from poolformer_jax.layers.config import RGLRUConfig
+from poolformer_jax.layers.mixer_config import RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 
 MIXER_NAMES = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from poolformer_jax.aot.report import read_work
-from poolformer_jax.layers.config import LRUConfig, RGLRUConfig
+from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 
 SMALL = PoolformerConfig(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from poolformer_jax.layers.config import LRUConfig, RGLRUConfig
+from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
-from poolformer_jax.models.poolformer.model import Network
+from poolformer_jax.models.poolformer.model import PoolformerNetwork
 from tests import oracle
 from tests.models.random_models import (
     BATCH,
@@ -52,7 +52,7 @@ def step_function(config):
 
     @jax.jit
     def step(codes, state):
-        logits, state = Network(config).apply(variables, state, method="predict")
+        logits, state = PoolformerNetwork(config).apply(variables, state, method="predict")
         return logits, dataclasses.replace(state, previous=codes)
 
     return step
@@ -152,7 +152,7 @@ def test_causal_at_every_phase(options):
     @jax.jit
     @jax.jacrev
     def jacobian(x):
-        logits = Network(config).apply(variables, x[None], method=backbone)[0]
+        logits = PoolformerNetwork(config).apply(variables, x[None], method=backbone)[0]
         return logits @ jnp.linspace(-1.0, 1.0, config.num_codes)
 
     x = jnp.float32(np.random.default_rng(2).normal(size=(steps, config.width)))

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from poolformer_jax import sharding
-from poolformer_jax.layers.config import LRUConfig
+from poolformer_jax.layers.mixer_config import LRUConfig
 from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 

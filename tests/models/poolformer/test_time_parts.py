@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax import sharding
-from poolformer_jax.layers.config import RGLRUConfig
+from poolformer_jax.layers.mixer_config import RGLRUConfig
 from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from tests.models.random_models import random_params

@@ -1,0 +1,181 @@
+"""Configurations of mixers, and the one table of their names. Nothing here loads JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from poolformer_jax.config_checks import Variant, check_at_least, check_positive, check_types
+
+if TYPE_CHECKING:
+    from poolformer_jax.layers.config import ExecutionConfig
+    from poolformer_jax.layers.mixer import Mixer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixerConfig(Variant):
+    """What a residual block mixes time with; one class for each kind, in `MIXERS`."""
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, type[MixerConfig]]:
+        """All mixers by name."""
+        return MIXERS
+
+    def build(self, execution: ExecutionConfig, *, name: str | None = None) -> Mixer:
+        """Makes the Linen module."""
+        raise NotImplementedError
+
+    def grown(self, factor: int) -> MixerConfig:
+        """The mixer of a level whose width is `factor` times that of the outermost one."""
+        del factor
+        return self
+
+    def check_width(self, width: int) -> None:
+        """Raises ValueError if it cannot mix inputs of width d."""
+
+    def flops_per_step(self, width: int) -> int:
+        """Of its matrix products, two a multiply-add, for one step of width d."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LRUConfig(MixerConfig):
+    """A diagonal linear recurrence without gates; see `LRU`.
+
+    Attributes:
+      recurrent_width: e at the outermost level; e / 2 complex or e real channels.
+      complex: Complex or real recurrence.
+      max_phase: theta ~ U[0, max_phase] (radians).
+    """
+
+    kind: ClassVar[str] = "lru"
+    recurrent_width: int = 256
+    complex: bool = True
+    max_phase: float = math.pi / 10
+
+    def __post_init__(self):
+        check_types(self)
+        check_at_least(self, 1, "recurrent_width")
+        self._check_divisible(2 if self.complex else 1, "complex channels")
+        if not 0 < self.max_phase <= 2 * math.pi:
+            raise ValueError(f"max_phase {self.max_phase} must be in (0, 2 pi]")
+
+    def build(self, execution: ExecutionConfig, *, name: str | None = None) -> Mixer:
+        """Makes the module."""
+        from poolformer_jax.layers.lru import LRU
+
+        return LRU(self, execution, name=name)
+
+    def grown(self, factor: int) -> MixerConfig:
+        """As many times the channels."""
+        return dataclasses.replace(self, recurrent_width=factor * self.recurrent_width)
+
+    def flops_per_step(self, width: int) -> int:
+        """The projections to e and back."""
+        return 4 * width * self.recurrent_width
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the recurrence: two real columns make one complex channel."""
+        return self.recurrent_width // 2 if self.complex else self.recurrent_width
+
+    def _check_divisible(self, divisor: int, why: str) -> None:
+        if self.recurrent_width % divisor:
+            nearest = max(1, round(self.recurrent_width / divisor)) * divisor
+            raise ValueError(
+                f"recurrent_width {self.recurrent_width} is not a multiple of {divisor} ({why}); "
+                f"use {nearest}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RGLRUConfig(LRUConfig):
+    """A real-gated linear recurrence, the published mixer; see `RGLRU`.
+
+    Attributes:
+      num_gate_blocks: Blocks of the gates' block-diagonal matrices, n.
+      decay_exponent: The constant in log|a| = -8 r softplus(Lambda).
+    """
+
+    kind: ClassVar[str] = "rg_lru"
+    num_gate_blocks: int = 32
+    decay_exponent: float = 8.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, 1, "num_gate_blocks")
+        check_positive(self, "decay_exponent")
+        self._check_divisible(
+            self.num_gate_blocks * (2 if self.complex else 1),
+            f"{'2 x ' if self.complex else ''}num_gate_blocks {self.num_gate_blocks}",
+        )
+
+    def build(self, execution: ExecutionConfig, *, name: str | None = None) -> Mixer:
+        """Makes the module."""
+        from poolformer_jax.layers.rg_lru import RGLRU
+
+        return RGLRU(self, execution, name=name)
+
+    def flops_per_step(self, width: int) -> int:
+        """The projections, and the blocks of both gates."""
+        gates = 4 * self.recurrent_width * self.num_channels // self.num_gate_blocks
+        return super().flops_per_step(width) + gates
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionConfig(MixerConfig):
+    """Self-attention over a sliding window; see `Attention`.
+
+    Attributes:
+      num_heads: Heads of queries; a head has d / num_heads columns.
+      num_kv_heads: Heads of keys and values; 1 is multi-query, num_heads is multi-head attention.
+      window: Steps of its level that each step sees, itself among them; as many as a sequence has
+        are full causal attention.
+      wavelength: Longest wavelength of the rotary positions; None is no positions.
+      bias: Whether queries, keys and values have biases.
+    """
+
+    kind: ClassVar[str] = "attention"
+    num_heads: int = 4
+    num_kv_heads: int = 1
+    window: int = 256
+    wavelength: float | None = 10_000.0
+    bias: bool = False
+
+    def __post_init__(self):
+        check_types(self)
+        check_at_least(self, 1, "num_heads", "num_kv_heads", "window")
+        check_positive(self, "wavelength")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
+                f"{self.num_kv_heads}; use a divisor of {self.num_heads}, 1 for multi-query"
+            )
+
+    def check_width(self, width: int) -> None:
+        """Heads have a whole number of columns, and of quarters for rotary positions."""
+        quarters = 1 if self.wavelength is None else 4
+        if width % (multiple := quarters * self.num_heads):
+            raise ValueError(
+                f"width {width} is not a multiple of {multiple}: num_heads {self.num_heads}"
+                f"{' x 4 for rotary positions' if quarters > 1 else ''}; use another number of "
+                f"heads, or width {-(-width // multiple) * multiple}"
+            )
+
+    def build(self, execution: ExecutionConfig, *, name: str | None = None) -> Mixer:
+        """Makes the module."""
+        from poolformer_jax.layers.attention import Attention
+
+        return Attention(self, execution, name=name)
+
+    def flops_per_step(self, width: int) -> int:
+        """The projections, and scores and sums over a full window."""
+        keys_and_values = width * self.num_kv_heads // self.num_heads
+        return 4 * width * (width + keys_and_values + self.window)
+
+
+MIXERS: Mapping[str, type[MixerConfig]] = {
+    config.kind: config for config in (RGLRUConfig, LRUConfig, AttentionConfig)
+}

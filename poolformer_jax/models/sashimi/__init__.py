@@ -1,0 +1,1 @@
+"""SaShiMi: configuration, U-Net, autoregressive model; with S4, Mamba, or any other mixer."""

@@ -1,0 +1,111 @@
+"""SaShiMi against its equations, and against the sizes that were published."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from poolformer_jax.config_checks import make_config
+from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
+from poolformer_jax.models.config import SequenceModelConfig
+from poolformer_jax.models.sashimi.config import SashimiConfig
+from tests.models.random_models import random_codes, random_labels, random_params
+from tests.models.sashimi import oracle
+
+LRU = LRUConfig(recurrent_width=8)
+UNET = SashimiConfig(
+    num_codes=16,
+    initial_code=8,
+    width=4,
+    pool_factors=(2, 3),
+    layers=(2, 1, 2),
+    mixer=LRU,
+    scan="sequential",
+)
+OPTIONS = {
+    "unet": {},
+    "autoregressive": {"unet": False, "pool_weight_norm": True},
+    "labels": {"num_classes": 3},
+    "no_mlp": {"mlp_expansion": 0, "norm": "rms_norm"},
+    "centre": {
+        "center_mixer": RGLRUConfig(recurrent_width=8, num_gate_blocks=2),
+        "center_mlp_expansion": 1,
+        "norm": "layer_norm",
+    },
+    "empty_stages": {"layers": (1, 0, 0)},
+}
+CONFIGS = {name: dataclasses.replace(UNET, **options) for name, options in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_equal_oracle(config):
+    model, params = config.build(), random_params(config)
+    codes, labels = random_codes(config, 18), random_labels(config)
+    state = model.init_state(len(codes), labels)
+    ours, _ = jax.jit(model.logits)(params, codes, state)
+    expected = oracle.forward(config, params, np.asarray(codes), labels)
+    assert np.std(expected) > 0.5
+    # Float32 rounding through a dozen residual branches.
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("remat", ["block", "half_block", "elementwise"])
+def test_gradients_do_not_depend_on_what_is_recomputed(remat):
+    codes = random_codes(UNET, 12)
+
+    def gradient(config):
+        model, params = config.build(), random_params(UNET)
+
+        def loss(params):
+            return jnp.mean(model.log_probs(params, codes, model.init_state(len(codes)))[0])
+
+        return jax.jit(jax.grad(loss))(params)
+
+    ours = gradient(dataclasses.replace(UNET, remat=remat))
+    for a, b in zip(*map(jax.tree.leaves, (ours, gradient(UNET))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_the_inner_stages_are_heard_one_window_late():
+    """The U-Net's pools delay by a whole window: up to there the logits are those of stage 0."""
+    model, params = UNET.build(), random_params(UNET)
+    codes = random_codes(UNET, 18)
+
+    def logits(params):
+        return jax.jit(model.logits)(params, codes, model.init_state(len(codes)))[0]
+
+    other = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + float("inner" in jax.tree_util.keystr(path)), params
+    )
+    same = np.all(logits(params) == logits(other), axis=(0, 2))
+    np.testing.assert_array_equal(same, np.arange(18) < UNET.pool_factors[0])
+
+
+def test_weight_normalisation_leaves_the_initial_kernels_as_drawn():
+    config = CONFIGS["autoregressive"]
+    params = config.build().init_params(jax.random.key(0))
+    plain = dataclasses.replace(config, pool_weight_norm=False).build()
+    codes, state = random_codes(config, 12), plain.init_state(2)
+    ours, _ = config.build().logits(params, codes, state)
+    theirs, _ = plain.logits(params, codes, state)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": (8, 8)}, r"layers \(8, 8\) has 2 entries for 2 pool_factors \(4, 4\); give 3"),
+        ({"layers": (8, -1, 8)}, r"layers \(8, -1, 8\) must not be negative"),
+        ({"pool_factors": (4, 1)}, r"pool_factors \(4, 1\) must all be at least 2"),
+        ({"width": 0}, r"width 0 must be at least 1"),
+        ({"center_mlp_expansion": -1}, r"center_mlp_expansion -1 must be at least 0"),
+        ({"mixer": {"kind": "s5"}}, r"mixer.kind is 's5'; known: "),
+        ({"center_mixer": {"kind": "s5"}}, r"center_mixer.kind is 's5'; known: "),
+        ({"center_mixer": 3}, r"center_mixer is 3; it must be MixerConfig or None"),
+    ],
+)
+def test_a_bad_value_is_named_with_a_fix(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(SequenceModelConfig, {"kind": "sashimi"} | options, name="model")
