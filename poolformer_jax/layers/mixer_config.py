@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from poolformer_jax.config_checks import Variant, check_at_least, check_positive, check_types
 
@@ -176,6 +176,68 @@ class AttentionConfig(MixerConfig):
         return 4 * width * (width + keys_and_values + self.window)
 
 
+S4_CHUNK = 128
+"""Steps that S4 computes together."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class S4Config(MixerConfig):
+    """A state space for each channel, SaShiMi's mixer; see `S4`.
+
+    Attributes:
+      state_size: Real states of each channel, s; one complex mode for each pair.
+      tied: Whether the channels of a layer share A, B and P.
+      dt_min: Least unit of time of a step, at the start.
+      dt_max: Largest one.
+      glu: Whether the map that follows has a gate.
+      method: How several steps are computed: in chunks, by products of matrices (`chunked`), by the
+        Fourier transform (`fft`) or one by one (`step`). `auto` is `chunked`.
+    """
+
+    kind: ClassVar[str] = "s4"
+    state_size: int = 64
+    tied: bool = False
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    glu: bool = True
+    method: Literal["auto", "chunked", "fft", "step"] = "auto"
+
+    def __post_init__(self):
+        check_types(self)
+        check_at_least(self, 2, "state_size")
+        check_positive(self, "dt_min", "dt_max")
+        if self.state_size % 2:
+            raise ValueError(
+                f"state_size {self.state_size} is odd, but states come in pairs; use "
+                f"{self.state_size + 1}"
+            )
+        if self.dt_min > self.dt_max:
+            raise ValueError(f"dt_min {self.dt_min} must be at most dt_max {self.dt_max}")
+
+    def build(self, execution: ExecutionConfig, *, name: str | None = None) -> Mixer:
+        """Makes the module."""
+        from poolformer_jax.layers.s4 import S4
+
+        return S4(self, execution, name=name)
+
+    def flops_per_step(self, width: int) -> int:
+        """The chunks' products with kernel, inputs and outputs, and the map that follows."""
+        return width * (2 * S4_CHUNK + 4 * self.state_size) + 2 * width**2 * (1 + self.glu)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class S4DConfig(S4Config):
+    """S4 with a diagonal matrix; see `S4`.
+
+    Attributes:
+      init: Modes at the start: those of HiPPO-LegS (`legs`), of a Fourier series (`lin`), or spaced
+        inversely (`inv`).
+    """
+
+    kind: ClassVar[str] = "s4d"
+    init: Literal["legs", "lin", "inv"] = "legs"
+
+
 MIXERS: Mapping[str, type[MixerConfig]] = {
-    config.kind: config for config in (RGLRUConfig, LRUConfig, AttentionConfig)
+    config.kind: config for config in (RGLRUConfig, LRUConfig, AttentionConfig, S4Config, S4DConfig)
 }

@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax import sharding
-from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.ops.rg_lru import rg_lru
 from poolformer_jax.ops.scan import linear_scan
 from poolformer_jax.ops.scan_sharded import steps_before
 from poolformer_jax.typing import Planes
+from tests.time_parts import split
 
 B, C = 2, 3
 # Float32 against float64, over 40 steps.
@@ -19,17 +18,6 @@ TOLERANCE = 1e-5
 
 def scan(implementation, a, x, h0):
     return linear_scan(a, x, h0=h0, implementation=implementation)
-
-
-def split(function, sequence):
-    """The function of (steps [b, t, ...], shared), on 8 devices, `sequence` of them along time."""
-    mesh = sharding.make_mesh(MeshConfig(sequence=sequence, fsdp=1 if sequence == 8 else 2))
-
-    def on_parts(steps, shared):
-        return sharding.map_time(lambda steps, shared: function(*steps, *shared), steps, shared)
-
-    compiled = jax.jit(sharding.on_mesh(mesh, on_parts))
-    return lambda *inputs: compiled(*jax.device_put(inputs, sharding.replicated(mesh)))
 
 
 def relative_error(found, wanted):
