@@ -122,7 +122,7 @@ def test_parts_of_time_on_devices_equal_whole(case):
     def results(run):
         def loss(x, params):
             outputs = run(x, params, start)
-            products = jax.tree.map(lambda w, leaf: jnp.sum(w * leaf), weights, outputs)
+            products = jax.tree.map(lambda w, leaf: jnp.sum(w * jnp.float32(leaf)), weights, outputs)
             return sum(jax.tree.leaves(products)), outputs
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, case.params)

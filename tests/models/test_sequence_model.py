@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from poolformer_jax.layers.mixer_config import RGLRUConfig
+from poolformer_jax.layers.mixer_config import RGLRUConfig, S4Config
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.models.registry import MODELS
 from poolformer_jax.models.sashimi.config import SashimiConfig
@@ -33,7 +33,7 @@ CONFIGS = {
         initial_code=8,
         num_classes=3,
         width=4,
-        mixer=RGLRUConfig(recurrent_width=8, num_gate_blocks=2),
+        mixer=S4Config(state_size=8),
         pool_factors=(2, 2),
         layers=(1, 1, 1),
         scan="sequential",

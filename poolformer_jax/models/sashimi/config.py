@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from poolformer_jax.config_checks import check_at_least, check_fraction
 from poolformer_jax.layers.config import NormKind
-from poolformer_jax.layers.mixer_config import MixerConfig, RGLRUConfig
+from poolformer_jax.layers.mixer_config import MixerConfig, S4Config
 from poolformer_jax.models.config import SequenceModelConfig
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SashimiConfig(SequenceModelConfig):
     pool_factors: tuple[int, ...] = (4, 4)
     layers: tuple[int, ...] = (8, 8, 8)
     unet: bool = True
-    mixer: MixerConfig = RGLRUConfig()
+    mixer: MixerConfig = S4Config()
     mlp_expansion: int = 2
     center_mixer: MixerConfig | None = None
     center_mlp_expansion: int | None = None

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from poolformer_jax.config_checks import make_config
-from poolformer_jax.layers.mixer_config import LRUConfig, RGLRUConfig
+from poolformer_jax.layers.mixer_config import (
+    AttentionConfig,
+    LRUConfig,
+    RGLRUConfig,
+    S4Config,
+    S4DConfig,
+)
 from poolformer_jax.models.config import SequenceModelConfig
 from poolformer_jax.models.sashimi.config import SashimiConfig
+from poolformer_jax.models.sequence_model import count_params
 from tests.models.random_models import random_codes, random_labels, random_params
 from tests.models.sashimi import oracle
 
@@ -109,3 +116,25 @@ def test_weight_normalisation_leaves_the_initial_kernels_as_drawn():
 def test_a_bad_value_is_named_with_a_fix(options, message):
     with pytest.raises(ValueError, match=message):
         make_config(SequenceModelConfig, {"kind": "sashimi"} | options, name="model")
+
+
+TIED = S4Config(tied=True)
+AUTOREGRESSIVE = {"unet": False, "pool_weight_norm": True}
+FULL = AttentionConfig(num_heads=8, num_kv_heads=8, window=1000, wavelength=None, bias=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 6_820_512),
+        ({"mixer": TIED}, 5_845_152),
+        ({"mixer": S4DConfig()}, 6_492_832),
+        ({"mixer": S4DConfig(tied=True)}, 5_842_592),
+        (AUTOREGRESSIVE | {"mixer": TIED}, 4_751_072),
+        (AUTOREGRESSIVE | {"mixer": S4Config(tied=True, glu=False)}, 4_059_360),
+        ({"center_mixer": FULL, "center_mlp_expansion": 1}, 6_294_176),
+        ({"mixer": TIED, "center_mixer": FULL, "center_mlp_expansion": 1}, 5_710_496),
+    ],
+)
+def test_published_sizes(options, count):
+    assert count_params(SashimiConfig(**options).build()) == count
