@@ -116,7 +116,7 @@ def linear_scan(
             return jax.tree.map(lambda plane: plane[:, None].astype(dtype), h_last), h_last
         if implementation in ("pallas", "fused"):
             return sharding.map_batch(kernel, (a, x, h0), ())
-        h, h_last = _scan(implementation, _to_float32(a), _to_float32(x), h0)
+        h, h_last = scan_part(implementation, _to_float32(a), _to_float32(x), h0)
         return jax.tree.map(lambda plane: plane.astype(dtype), h), h_last
 
     def kernel(rows, _):
@@ -129,7 +129,10 @@ def linear_scan(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(implementation, a, x, h0):
+def scan_part(
+    implementation: Literal["associative", "sequential"], a: T, x: T, h0: T
+) -> tuple[T, T]:
+    """Does it for [b, t, ...] in float32, knowing nothing of parts before it."""
     h = _run(implementation, a, x, h0)
     return h, _at(h, -1)
 
@@ -147,7 +150,8 @@ def _scan_backward(implementation, residuals, cotangents):
     a, h, h0 = residuals
     dh, dh_last = cotangents
     a = conjugate(a)
-    a_next = jax.tree.map(lambda p: jnp.pad(p[:, 1:], ((0, 0), (0, 1), (0, 0))), a)
+    after = [(0, 0), (0, 1)] + [(0, 0)] * (jax.tree.leaves(a)[0].ndim - 2)
+    a_next = jax.tree.map(lambda p: jnp.pad(p[:, 1:], after), a)
     dh = jax.tree.map(lambda p, last: p.at[:, -1].add(last), dh, dh_last)
     zeros = jax.tree.map(jnp.zeros_like, h0)
     g = _run(implementation, a_next, dh, zeros, reverse=True)
@@ -157,7 +161,7 @@ def _scan_backward(implementation, residuals, cotangents):
     return multiply(g, conjugate(h_previous)), g, multiply(_at(a, 0), _at(g, 0))
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+scan_part.defvjp(_scan_forward, _scan_backward)
 
 
 def _run(implementation: Literal["associative", "sequential"], a, x, h0, *, reverse: bool = False):
