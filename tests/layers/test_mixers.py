@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from poolformer_jax.layers.config import ExecutionConfig
-from poolformer_jax.layers.mixer_config import MIXERS, AttentionConfig, LRUConfig, RGLRUConfig
+from poolformer_jax.layers.mixer_config import (
+    MIXERS,
+    AttentionConfig,
+    LRUConfig,
+    MambaConfig,
+    RGLRUConfig,
+)
 from poolformer_jax.typing import Planes
 from tests import oracle
 
@@ -23,6 +29,10 @@ VARIANTS = {
     "lru_real": LRUConfig(recurrent_width=8, complex=False),
     "attention": AttentionConfig(num_heads=1, window=16),
     "attention_local": AttentionConfig(num_heads=2, num_kv_heads=2, window=4, wavelength=None),
+    "mamba": MambaConfig(state_size=3),
+    "mamba_complex": MambaConfig(
+        state_size=2, complex=True, expand=1, dt_rank=2, convolution_width=3
+    ),
 }
 X = jnp.float32(np.random.default_rng(0).normal(size=(BATCH, STEPS, WIDTH)))
 
