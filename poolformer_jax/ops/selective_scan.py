@@ -67,7 +67,7 @@ def selective_scan(
         sequences, a = operands
         if implementation in ("pallas", "fused") and x.shape[1] > 1:
             return sharding.map_batch(_kernel, (*sequences, h0), a)
-        return _portable(implementation, *sequences, a, h0)
+        return _portable(implementation, sequences, a, h0)
 
     a = _transposed(jax.tree.map(lambda plane: plane.astype(jnp.float32), a))
     y, last = scan_parts(run, _product, ((x, dt, maps), a), _transposed(h0))
@@ -77,8 +77,8 @@ def selective_scan(
 
 def _kernel(rows: Any, a: Any) -> Any:
     interpret = scan_pallas_tpu.interpret_kernels()
-    *sequences, h0 = rows
-    return selective_scan_pallas_tpu.selective_scan(*sequences, a, h0, interpret=interpret)
+    x, dt, maps, h0 = rows
+    return selective_scan_pallas_tpu.selective_scan(x, dt, maps, a, h0, interpret=interpret)
 
 
 def _product(operands: Any) -> RealOrPlanes:
@@ -87,16 +87,16 @@ def _product(operands: Any) -> RealOrPlanes:
     return _decay(jnp.sum(dt.astype(jnp.float32), axis=1), a)
 
 
-def _portable(implementation, x, dt, maps, a, h0):
+def _portable(implementation, sequences, a, h0):
     """Runs chunk after chunk, each of which the backward pass computes once more."""
-    t, planes = x.shape[1], len(jax.tree.leaves(a))
+    (rows, t, e), planes = sequences[0].shape, len(jax.tree.leaves(a))
     count = -(-t // MAX_CHUNK)
     length = -(-t // count)
 
     def cut(array: Array) -> Array:
         # A step that takes no time leaves the state as it is.
         array = jnp.pad(array, ((0, 0), (0, count * length - t), (0, 0)))
-        return jnp.swapaxes(array.reshape(len(array), count, length, -1), 0, 1)
+        return jnp.swapaxes(array.reshape(rows, count, length, -1), 0, 1)
 
     def run_chunk(h, chunk):
         x, dt, maps = (array.astype(jnp.float32) for array in chunk)
@@ -109,14 +109,14 @@ def _portable(implementation, x, dt, maps, a, h0):
         return h, y.astype(chunk[0].dtype)
 
     run_chunk = jax.checkpoint(run_chunk, prevent_cse=False)
-    last, y = jax.lax.scan(run_chunk, h0, tuple(map(cut, (x, dt, maps))))
-    return jnp.swapaxes(y, 0, 1).reshape(len(x), count * length, -1)[:, :t], last
+    last, y = jax.lax.scan(run_chunk, h0, tuple(map(cut, sequences)))
+    return jnp.swapaxes(y, 0, 1).reshape(rows, count * length, e)[:, :t], last
 
 
 def _sequential(steps, a, h):
     @jax.checkpoint
     def advance(h, step):
-        decay, drive, c = _prepare(*step, a)
+        decay, drive, c = _prepare(step, a)
         h = add(multiply(decay, h), drive)
         return h, jnp.sum(real_product(h, c), axis=-2)
 
@@ -126,14 +126,15 @@ def _sequential(steps, a, h):
 
 
 def _associative(steps, a, h):
-    decay, drive, c = _prepare(*steps, a)
+    decay, drive, c = _prepare(steps, a)
     states, h = scan_part("associative", decay, drive, h)
     return jnp.sum(real_product(states, c), axis=-2), h
 
 
-def _prepare(dt, dt_x, b, c, a):
+def _prepare(steps, a):
     """From steps with any leading axes to decay and drive [..., n, e], and C_t [..., n, 1]."""
-    b, c = (jax.tree.map(lambda plane: plane[..., None], number) for number in (b, c))
+    dt, dt_x, *maps = steps
+    b, c = (jax.tree.map(lambda plane: plane[..., None], number) for number in maps)
     return _decay(dt, a), scale(dt_x[..., None, :], b), c
 
 

@@ -73,13 +73,13 @@ def _selective_scan(planes, interpret, x, dt, maps, a, h0):
 
 def _forward(planes, interpret, x, dt, maps, a, h0):
     layout = _layout(x, dt, maps, len(a))
-    borders = jnp.zeros((len(x), layout.blocks, len(a), layout.width), jnp.float32)
+    shape = len(x), layout.blocks, len(a), layout.width
     y, borders, last = _call(
         functools.partial(_run_forward, layout, planes),
         "selective_scan_forward",
         layout,
         [("steps", x), ("steps", dt), ("maps", maps), ("states", a), ("row", h0)],
-        [("steps", x), ("border", borders), ("row", h0)],
+        [("steps", x), ("border", jax.ShapeDtypeStruct(shape, jnp.float32)), ("row", h0)],
         tiles=4,
         interpret=interpret,
     )
@@ -153,7 +153,7 @@ def _run_backward(
     is_first_group = pl.program_id(2) == 0
 
     @pl.when(pl.program_id(1) == 0)  # The last block in time.
-    def _():
+    def start():
         block.write(carry, block.read(dh_last))
         block.write(da, block.numbers([jnp.zeros((1, LANES), jnp.float32)] * len(state_tiles)))
 
@@ -358,7 +358,8 @@ def _side_by_side(columns: Sequence[Array]) -> Array:
 
 def _sum_of_products(a: Sequence[Any], b: Sequence[Any]) -> Array:
     """The products of all planes."""
-    return sum(map(jnp.multiply, jax.tree.leaves(a), jax.tree.leaves(b)))
+    products = map(jnp.multiply, jax.tree.leaves(a), jax.tree.leaves(b))
+    return functools.reduce(jnp.add, products)
 
 
 def _call(
@@ -366,7 +367,7 @@ def _call(
     name: str,
     layout: Layout,
     inputs: Sequence[tuple[Kind, Array]],
-    outputs: Sequence[tuple[Kind, Array]],
+    outputs: Sequence[tuple[Kind, Any]],
     *,
     tiles: int,
     reverse: bool = False,
@@ -386,7 +387,7 @@ def _call(
     """
     b, blocks, width = layout.batch, layout.blocks, layout.width
 
-    def padded(kind: Kind, array: Array) -> tuple[int, ...]:
+    def padded(kind: Kind, array: Any) -> tuple[int, ...]:
         match kind:
             case "steps":
                 return b, blocks * layout.block, width
@@ -395,7 +396,7 @@ def _call(
             case _:
                 return *array.shape[:-1], width
 
-    def spec(kind: Kind, array: Array) -> pl.BlockSpec:
+    def spec(kind: Kind, array: Any) -> pl.BlockSpec:
         def at(t):
             return blocks - 1 - t if reverse else t
 
@@ -414,7 +415,7 @@ def _call(
         wanted = padded(kind, array)
         return jnp.pad(array, [(0, n - m) for n, m in zip(wanted, array.shape, strict=True)])
 
-    arrays = [pad(*pair) for pair in inputs]
+    arrays: list[Any] = [pad(*pair) for pair in inputs]
     shapes = [jax.ShapeDtypeStruct(padded(*pair), pair[1].dtype) for pair in outputs]
     states = next(array for kind, array in inputs if kind == "states").shape[0]
     results = pl.pallas_call(
@@ -433,7 +434,7 @@ def _call(
         cost_estimate=pl.CostEstimate(
             flops=(30 if reverse else 10) * states * b * layout.time * width,
             transcendentals=(4 if reverse else 2) * states * b * layout.time * width,
-            bytes_accessed=sum(z.size * z.dtype.itemsize for z in (*arrays, *shapes)),
+            bytes_accessed=sum(z.size * z.dtype.itemsize for z in [*arrays, *shapes]),
         ),
         interpret=interpret,
         name=name,
