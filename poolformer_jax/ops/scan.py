@@ -116,7 +116,8 @@ def linear_scan(
             return jax.tree.map(lambda plane: plane[:, None].astype(dtype), h_last), h_last
         if implementation in ("pallas", "fused"):
             return sharding.map_batch(kernel, (a, x, h0), ())
-        h, h_last = scan_part(implementation, _to_float32(a), _to_float32(x), h0)
+        a, x = _to_float32(a), _to_float32(x)
+        h, h_last = scan_part(implementation, SCAN_STATES, a, x, h0)
         return jax.tree.map(lambda plane: plane.astype(dtype), h), h_last
 
     def kernel(rows, _):
@@ -128,25 +129,34 @@ def linear_scan(
     return cast(tuple[T, T], scan_parts(run, product, (a, x), _to_float32(h0)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scan_part(
-    implementation: Literal["associative", "sequential"], a: T, x: T, h0: T
+    implementation: Literal["associative", "sequential"], name: str, a: T, x: T, h0: T
 ) -> tuple[T, T]:
-    """Does it for [b, t, ...] in float32, knowing nothing of parts before it."""
+    """Does it in float32 for [b, t, ...], whatever parts of time there are before.
+
+    Args:
+      implementation: As in `linear_scan`.
+      name: What policies of `jax.checkpoint` call the states.
+      a: Decay.
+      x: Input.
+      h0: State before the first step.
+    """
     h = _run(implementation, a, x, h0)
     return h, _at(h, -1)
 
 
-def _scan_forward(implementation, a, x, h0):
-    h = checkpoint_name(_run(implementation, a, x, h0), SCAN_STATES)
+def _scan_forward(implementation, name, a, x, h0):
+    h = checkpoint_name(_run(implementation, a, x, h0), name)
     return (h, _at(h, -1)), (a, h, h0)
 
 
-def _scan_backward(implementation, residuals, cotangents):
+def _scan_backward(implementation, name, residuals, cotangents):
     """Propagates g_t = dh_t + conj(a_{t+1}) g_{t+1} from right to left.
 
     Then dx_t = g_t, da_t = g_t conj(h_{t-1}) and dh0 = conj(a_0) g_0.
     """
+    del name
     a, h, h0 = residuals
     dh, dh_last = cotangents
     a = conjugate(a)

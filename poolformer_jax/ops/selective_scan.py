@@ -127,7 +127,8 @@ def _sequential(steps, a, h):
 
 def _associative(steps, a, h):
     decay, drive, c = _prepare(steps, a)
-    states, h = scan_part("associative", decay, drive, h)
+    # A policy that saves the states of recurrences must not save these.
+    states, h = scan_part("associative", "states_of_a_chunk", decay, drive, h)
     return jnp.sum(real_product(states, c), axis=-2), h
 
 
