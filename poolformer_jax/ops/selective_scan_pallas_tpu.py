@@ -340,7 +340,7 @@ class _Block:
             return body(i, pl.ds(i, SUBLANES, self.steps), carry)
 
         # The states of a channel wait for nothing of each other: no need to unroll.
-        return loop(self.steps, at, carry, 1)
+        return loop(self.steps, at, carry, 5)
 
     def together(self, i: Array) -> Any:
         """Where rows i of all pieces are kept in an array of their own."""
