@@ -11,7 +11,7 @@ Shapes in annotations and docstrings use these letters everywhere:
 | d      | model width                                            |
 | e      | recurrent width                                        |
 | c      | channels of a recurrence (e / 2 if complex, e if real) |
-| n      | gate blocks                                            |
+| n      | gate blocks; states of each channel (Mamba)            |
 | g      | groups of a pool                                       |
 | v      | codes (size of the vocabulary)                         |
 | h, w   | height and width of an image (mels and frames)         |

@@ -6,7 +6,7 @@ tree, so that every option (groups, growing widths, norms, mixers, ...) can be c
 
 import numpy as np
 
-from tests import oracle_s4
+from tests import oracle_mamba, oracle_s4
 
 
 def forward(config, params, codes, labels=None):
@@ -166,6 +166,7 @@ MIXERS = {
     "attention": _mix_attention,
     "s4": oracle_s4.mix,
     "s4d": oracle_s4.mix,
+    "mamba": oracle_mamba.mix,
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,11 +31,11 @@ uniform = functools.cache(nn.initializers.uniform)
 
 
 @functools.cache
-def torch_uniform(fan_in: int) -> Callable[..., Array]:
-    """Uniform in +-1 / sqrt(fan_in): PyTorch's default for weights and biases of linear layers."""
+def torch_uniform(fan_in: int, scale: float = 1.0) -> Callable[..., Array]:
+    """Uniform in +-scale / sqrt(fan_in): at 1 PyTorch's default for linear layers, biases too."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        bound = fan_in**-0.5
+        bound = scale * fan_in**-0.5
         return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
 
     return init
@@ -44,6 +45,20 @@ def torch_uniform(fan_in: int) -> Callable[..., Array]:
 def scaled_normal(scale: float) -> Callable[..., Array]:
     """Normal with a variance of scale / fan_in."""
     return nn.initializers.variance_scaling(scale, "fan_in", "normal")
+
+
+@functools.cache
+def init_time_step(least: float, largest: float) -> Callable[..., Array]:
+    """Draws b so that the logarithm of softplus(b) is uniform in a range, but not below 1e-4."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        log_dt = jax.random.uniform(
+            key, shape, dtype, minval=math.log(least), maxval=math.log(largest)
+        )
+        dt = jnp.maximum(jnp.exp(log_dt), 1e-4)
+        return dt + jnp.log(-jnp.expm1(-dt))
+
+    return init
 
 
 @dataclasses.dataclass(frozen=True)

@@ -238,6 +238,64 @@ class S4DConfig(S4Config):
     init: Literal["legs", "lin", "inv"] = "legs"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MambaConfig(MixerConfig):
+    """A diagonal recurrence whose parameters depend on the input; see `Mamba`.
+
+    Attributes:
+      expand: Channels inside, in units of d.
+      state_size: States of each channel, n.
+      convolution_width: Steps that the convolution before the recurrence sees.
+      complex: Complex or real states.
+      dt_rank: Rank of the map to the time steps of all channels; None is d / 16, rounded up.
+      dt_min: Least time step at the start of training; their logarithms are uniform.
+      dt_max: Largest one.
+      output_scale: Of the output projection's initial values; in language models 1 / sqrt(number of
+        blocks).
+    """
+
+    kind: ClassVar[str] = "mamba"
+    expand: int = 2
+    state_size: int = 16
+    convolution_width: int = 4
+    complex: bool = False
+    dt_rank: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    output_scale: float = 1.0
+
+    def __post_init__(self):
+        check_types(self)
+        check_at_least(self, 1, "expand", "state_size")
+        check_at_least(self, 2, "convolution_width")
+        if self.dt_rank is not None:
+            check_at_least(self, 1, "dt_rank")
+        check_positive(self, "dt_min", "dt_max", "output_scale")
+        if self.dt_min > self.dt_max:
+            raise ValueError(f"dt_min {self.dt_min} must be at most dt_max {self.dt_max}")
+
+    def build(self, execution: ExecutionConfig, *, name: str | None = None) -> Mixer:
+        """Makes the module."""
+        from poolformer_jax.layers.mamba import Mamba
+
+        return Mamba(self, execution, name=name)
+
+    def rank_of(self, width: int) -> int:
+        """Rank of the time steps at width d."""
+        return -(-width // 16) if self.dt_rank is None else self.dt_rank
+
+    @property
+    def num_maps(self) -> int:
+        """Columns of B_t and C_t together."""
+        return 2 * self.state_size * (1 + self.complex)
+
+    def flops_per_step(self, width: int) -> int:
+        """The projections to channels and gates, to time steps and maps, and back."""
+        rank = self.rank_of(width)
+        return 2 * self.expand * width * (3 * width + 2 * rank + self.num_maps)
+
+
 MIXERS: Mapping[str, type[MixerConfig]] = {
-    config.kind: config for config in (RGLRUConfig, LRUConfig, AttentionConfig, S4Config, S4DConfig)
+    config.kind: config
+    for config in (RGLRUConfig, LRUConfig, AttentionConfig, S4Config, S4DConfig, MambaConfig)
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ from jax import Array
 from jaxtyping import Float
 
 from poolformer_jax.layers.config import ExecutionConfig
-from poolformer_jax.layers.initialization import torch_uniform
+from poolformer_jax.layers.initialization import init_time_step, torch_uniform
 from poolformer_jax.layers.linear import dense
 from poolformer_jax.layers.mixer_config import S4_CHUNK, S4Config, S4DConfig
 from poolformer_jax.ops import hippo
@@ -22,18 +20,6 @@ from poolformer_jax.ops.state_space import DiagonalSystem, LowRankSystem, System
 from poolformer_jax.typing import Planes
 
 _normal = nn.initializers.normal(math.sqrt(0.5))  # Of either plane of a complex normal number.
-
-
-@functools.cache
-def init_log_time(low: float, high: float) -> Callable[..., Array]:
-    """Draws softplus^-1(dt) for a dt whose logarithm is uniform between those of two bounds."""
-
-    def init(key: Array, shape: tuple[int, ...]) -> Array:
-        bounds = math.log(low), math.log(high)
-        dt = jnp.exp(jax.random.uniform(key, shape, minval=bounds[0], maxval=bounds[1]))
-        return dt + jnp.log(-jnp.expm1(-dt))
-
-    return init
 
 
 class S4(nn.Module):
@@ -100,7 +86,7 @@ class S4(nn.Module):
         b = _split(constant("B", planes(modes.b)))
         c = _split(self.param("C", _normal, (d, pairs, 2)))
         dt = jax.nn.softplus(
-            self.param("inv_dt", init_log_time(config.dt_min, config.dt_max), (d,))
+            self.param("inv_dt", init_time_step(config.dt_min, config.dt_max), (d,))
         )
         if isinstance(config, S4DConfig):
             return DiagonalSystem(dt=dt, a=a, b=b, c=c)

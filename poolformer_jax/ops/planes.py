@@ -36,3 +36,10 @@ def conjugate(a: Any) -> Any:
 def from_planes(planes: Sequence[Any]) -> Any:
     """One plane as a real array, two as `Planes`; `jax.tree.leaves` is the opposite."""
     return Planes(*planes) if len(planes) == 2 else planes[0]
+
+
+def real_product(a: Any, b: Any) -> Any:
+    """The product a b if real; 2 Re a b if complex, the share of a and its conjugate in a sum."""
+    if isinstance(a, Planes):
+        return 2.0 * (a.real * b.real - a.imag * b.imag)
+    return a * b

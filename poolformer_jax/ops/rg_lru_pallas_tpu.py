@@ -153,7 +153,7 @@ def _decay(gate_a: Array, log_decay: Array, theta: Array | None = None):
     r = jnp.where(gate_a < 0.0, jnp.exp(gate_a) * (0.5 - tanh), 0.5 + tanh)
     log_a = r * log_decay
     magnitude = jnp.exp(log_a)
-    return magnitude if theta is None else scale(magnitude, _phasor(r * theta)), log_a, r
+    return magnitude if theta is None else scale(magnitude, phasor(r * theta)), log_a, r
 
 
 def _sigmoid(x: Array) -> Array:
@@ -161,7 +161,7 @@ def _sigmoid(x: Array) -> Array:
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
-def _phasor(phase: Array) -> Planes:
+def phasor(phase: Array) -> Planes:
     """Cosine and sine to 2e-7 for |phase| <= 100, in a third fewer operations than `phasor`.
 
     Longer polynomials on [-pi/2, pi/2] leave two cases instead of four.

@@ -116,7 +116,8 @@ def linear_scan(
             return jax.tree.map(lambda plane: plane[:, None].astype(dtype), h_last), h_last
         if implementation in ("pallas", "fused"):
             return sharding.map_batch(kernel, (a, x, h0), ())
-        h, h_last = _scan(implementation, _to_float32(a), _to_float32(x), h0)
+        a, x = _to_float32(a), _to_float32(x)
+        h, h_last = scan_part(implementation, SCAN_STATES, a, x, h0)
         return jax.tree.map(lambda plane: plane.astype(dtype), h), h_last
 
     def kernel(rows, _):
@@ -128,26 +129,39 @@ def linear_scan(
     return cast(tuple[T, T], scan_parts(run, product, (a, x), _to_float32(h0)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(implementation, a, x, h0):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def scan_part(
+    implementation: Literal["associative", "sequential"], name: str, a: T, x: T, h0: T
+) -> tuple[T, T]:
+    """Does it in float32 for [b, t, ...], whatever parts of time there are before.
+
+    Args:
+      implementation: As in `linear_scan`.
+      name: What policies of `jax.checkpoint` call the states.
+      a: Decay.
+      x: Input.
+      h0: State before the first step.
+    """
     h = _run(implementation, a, x, h0)
     return h, _at(h, -1)
 
 
-def _scan_forward(implementation, a, x, h0):
-    h = checkpoint_name(_run(implementation, a, x, h0), SCAN_STATES)
+def _scan_forward(implementation, name, a, x, h0):
+    h = checkpoint_name(_run(implementation, a, x, h0), name)
     return (h, _at(h, -1)), (a, h, h0)
 
 
-def _scan_backward(implementation, residuals, cotangents):
+def _scan_backward(implementation, name, residuals, cotangents):
     """Propagates g_t = dh_t + conj(a_{t+1}) g_{t+1} from right to left.
 
     Then dx_t = g_t, da_t = g_t conj(h_{t-1}) and dh0 = conj(a_0) g_0.
     """
+    del name
     a, h, h0 = residuals
     dh, dh_last = cotangents
     a = conjugate(a)
-    a_next = jax.tree.map(lambda p: jnp.pad(p[:, 1:], ((0, 0), (0, 1), (0, 0))), a)
+    after = [(0, 0), (0, 1)] + [(0, 0)] * (jax.tree.leaves(a)[0].ndim - 2)
+    a_next = jax.tree.map(lambda p: jnp.pad(p[:, 1:], after), a)
     dh = jax.tree.map(lambda p, last: p.at[:, -1].add(last), dh, dh_last)
     zeros = jax.tree.map(jnp.zeros_like, h0)
     g = _run(implementation, a_next, dh, zeros, reverse=True)
@@ -157,7 +171,7 @@ def _scan_backward(implementation, residuals, cotangents):
     return multiply(g, conjugate(h_previous)), g, multiply(_at(a, 0), _at(g, 0))
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+scan_part.defvjp(_scan_forward, _scan_backward)
 
 
 def _run(implementation: Literal["associative", "sequential"], a, x, h0, *, reverse: bool = False):

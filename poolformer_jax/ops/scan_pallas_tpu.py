@@ -333,12 +333,18 @@ class Layout:
     block: int
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], dtypes: Sequence[DTypeLike]) -> Layout:
-        """Chooses blocks for [b, t, c], given the types of all planes read and written."""
+    def of(cls, shape: tuple[int, ...], dtypes: Sequence[DTypeLike], *, scratch: int = 0) -> Layout:
+        """Chooses blocks for [b, t, c].
+
+        Args:
+          shape: These three.
+          dtypes: Types of all planes read and written.
+          scratch: Float32 tiles of 128 channels beyond the usual few, for each step of a block.
+        """
         batch, time, channels = shape
         sizes = [jnp.dtype(dtype).itemsize for dtype in dtypes]
         tile = SUBLANES * 4 // min(sizes)  # Two rows of a 16-bit type share a sublane.
-        row_bytes = 2 * sum(sizes) * -(-channels // LANES) * LANES
+        row_bytes = (2 * sum(sizes) * -(-channels // LANES) + 4 * scratch) * LANES
         most = min(MAX_BLOCK, BLOCK_BYTES // row_bytes)
         return cls(batch, time, channels, tile, _block_length(time, tile, max(most, tile)))
 
@@ -496,7 +502,7 @@ class _View:
         def at(i, carry):
             return body(pl.ds(pl.multiple_of(i * tile, tile), tile), *carry) or ()
 
-        return _loop(self.layout.block // tile, at, carry, TILES_UNROLLED)
+        return loop(self.layout.block // tile, at, carry, TILES_UNROLLED)
 
 
 def _scan_block(a_tiles, x_tiles, state: Any, *, reverse: bool) -> Any:
@@ -521,24 +527,39 @@ def _scan_block(a_tiles, x_tiles, state: Any, *, reverse: bool) -> Any:
     one = jax.tree.map(jnp.ones_like, zero)
     if isinstance(one, Planes):
         one = Planes(one.real, zero.real)
-    product, end = _loop(steps, to_end, (one, zero), STEPS_UNROLLED)
-    starts = [state] * SUBLANES
-    for piece in reversed(range(SUBLANES)) if reverse else range(SUBLANES):
-        starts[piece] = state
-        row = functools.partial(jax.tree.map, lambda plane, i=piece: plane[i : i + 1])
-        state = add(multiply(row(product), state), row(end))
+    product, end = loop(steps, to_end, (one, zero), STEPS_UNROLLED)
+    start, state = carry_through(product, end, state, reverse=reverse)
 
     def to_states(i, state):
         rows, _, output, state = advance(i, state)
         _store(x_tiles, rows, output)
         return state
 
-    start = jax.tree.map(lambda *rows: jnp.concatenate(rows), *starts)
-    _loop(steps, to_states, start, STEPS_UNROLLED)
+    loop(steps, to_states, start, STEPS_UNROLLED)
     return state
 
 
-def _loop(count: int, body: Callable[..., Any], carry: Any, unrolled: int) -> Any:
+def carry_through(product: Any, end: Any, state: Any, *, reverse: bool) -> tuple[Any, Any]:
+    """Carries a state [1, 128] through the pieces of a block.
+
+    Args:
+      product: Of the decays of each piece, [8, 128].
+      end: The state that each piece ends with, started from 0.
+      state: Before the first piece, or after the last one in reverse.
+      reverse: Whether time runs from right to left.
+
+    Returns:
+      (the state that each piece starts from, the state after all).
+    """
+    starts = [state] * SUBLANES
+    for piece in reversed(range(SUBLANES)) if reverse else range(SUBLANES):
+        starts[piece] = state
+        row = functools.partial(jax.tree.map, lambda plane, i=piece: plane[i : i + 1])
+        state = add(multiply(row(product), state), row(end))
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *starts), state
+
+
+def loop(count: int, body: Callable[..., Any], carry: Any, unrolled: int) -> Any:
     """Carries through body(i, carry) for i < count, several turns in each turn of the loop."""
 
     def turns(first, number, carry):

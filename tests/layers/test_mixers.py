@@ -13,6 +13,7 @@ from poolformer_jax.layers.mixer_config import (
     MIXERS,
     AttentionConfig,
     LRUConfig,
+    MambaConfig,
     RGLRUConfig,
     S4Config,
     S4DConfig,
@@ -35,6 +36,10 @@ VARIANTS = {
     "s4_fft": S4Config(state_size=4, tied=True, glu=False, method="fft"),
     "s4d": S4DConfig(state_size=8),
     "s4d_step": S4DConfig(state_size=4, tied=True, init="lin", method="step"),
+    "mamba": MambaConfig(state_size=3),
+    "mamba_complex": MambaConfig(
+        state_size=2, complex=True, expand=1, dt_rank=2, convolution_width=3
+    ),
 }
 X = jnp.float32(np.random.default_rng(0).normal(size=(BATCH, STEPS, WIDTH)))
 
@@ -122,7 +127,9 @@ def test_parts_of_time_on_devices_equal_whole(case):
     def results(run):
         def loss(x, params):
             outputs = run(x, params, start)
-            products = jax.tree.map(lambda w, leaf: jnp.sum(w * jnp.float32(leaf)), weights, outputs)
+            products = jax.tree.map(
+                lambda w, leaf: jnp.sum(w * jnp.float32(leaf)), weights, outputs
+            )
             return sum(jax.tree.leaves(products)), outputs
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, case.params)

@@ -149,7 +149,7 @@ def test_the_drive_of_a_channel_that_hardly_forgets_has_all_its_digits():
 def test_phasor_equals_float64_cosine_and_sine():
     for limit in (1, 100):
         phase = np.random.default_rng(0).uniform(-limit, limit, 100_000).astype(np.float32)
-        cos, sin = jax.jit(rg_lru_pallas_tpu._phasor)(jnp.asarray(phase))
+        cos, sin = jax.jit(rg_lru_pallas_tpu.phasor)(jnp.asarray(phase))
         np.testing.assert_allclose(cos, np.cos(np.float64(phase)), atol=3e-7, rtol=0)
         np.testing.assert_allclose(sin, np.sin(np.float64(phase)), atol=3e-7, rtol=0)
 

@@ -8,7 +8,7 @@ import pytest
 
 from poolformer_jax.aot.chips import chip_of, describe_topology
 from poolformer_jax.aot.report import read_program
-from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu
+from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu, selective_scan_pallas_tpu
 from poolformer_jax.typing import Planes
 
 pytestmark = [pytest.mark.tpu_backend, pytest.mark.usefixtures("tpu_compiler")]
@@ -80,3 +80,40 @@ def test_kernels_compile_for_every_chip(function, dtype, topology):
 )
 def test_kernels_of_other_shapes_compile(function, kind, shape, dtype):
     compile_kernel(function, shape, dtype, "v5e:1x1", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("topology", "shape", "states", "dtype", "kind"),
+    [
+        ("v5e:1x1", BASELINE, 16, "float32", "real"),
+        ("v6e:1x1", (4, 1000, 512), 16, "bfloat16", "real"),  # Several groups of channels.
+        ("v5e:1x1", (4, 4000, 256), 16, "float32", "complex"),
+        ("v5e:1x1", (1, 33, 1), 64, "float32", "real"),  # All lanes of the maps.
+    ],
+)
+def test_selective_scan_compiles(topology, shape, states, dtype, kind):
+    b, t, e = shape
+    device = jax.sharding.SingleDeviceSharding(describe_topology(topology)[0])
+
+    def array(*shape, dtype="float32"):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+
+    def number(*shape):
+        return Planes(array(*shape), array(*shape)) if kind == "complex" else array(*shape)
+
+    x, h0 = array(b, t, e, dtype=dtype), number(b, states, e)
+    columns = 2 * states * len(jax.tree.leaves(h0))
+    inputs = (x, array(b, t, e), array(b, t, columns, dtype=dtype), number(states, e), h0)
+
+    def both(inputs, cotangents):
+        outputs, vjp = jax.vjp(selective_scan_pallas_tpu.selective_scan, *inputs)
+        return outputs, vjp(cotangents)
+
+    compiled = jax.jit(both).lower(inputs, (x, h0)).compile()
+    report = read_program(compiled, chip_of(topology))
+    assert report.work is not None
+    if shape == BASELINE:
+        # 3 planes of steps forward, 5 backward; 3 of maps, which fill as much memory; and what is
+        # before and after each block.
+        plane = 4 * math.prod(shape)
+        assert report.work.hbm_bytes <= 1.02 * 11 * plane and report.temp_bytes <= 0.01 * plane

@@ -12,14 +12,12 @@ from poolformer_jax.sharding import FSDP, Rules
 
 PARAMETER_RULES: Rules = (
     # Of a stack of layers: [layers, inputs, outputs].
-    (
-        r"/layers/.*/(value|gate|(input_|output_)?projection)/kernel$",
-        P(None, FSDP),
-    ),
+    (r"/layers/.*/(value|gate|(\w+_)?projection)/kernel$", P(None, FSDP)),
     (r"/layers/.*/temporal_convolution/kernel$", P(None, None, FSDP)),
     (r"head/projection/kernel$", P(FSDP)),
-    # Block-diagonal gates, taps of pools, vectors, embeddings.
+    # Block-diagonal gates, taps of pools, vectors, recurrences, embeddings.
     (r"/(input_gate|recurrence_gate|down_pool|up_pool)/kernel$", P()),
     (r"/(bias|scale|decay|theta)$", P()),
+    (r"/mamba/", P()),
     (r"(embedding|label)/", P()),
 )

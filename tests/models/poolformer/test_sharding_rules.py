@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from poolformer_jax import sharding
-from poolformer_jax.layers.mixer_config import LRUConfig
+from poolformer_jax.layers.mixer_config import AttentionConfig, LRUConfig, MambaConfig
 from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 
@@ -19,8 +19,10 @@ def shapes_of(config):
         {},
         {"temporal_convolution": True, "num_classes": 10, "embedding": "table"},
         {"mixer": LRUConfig(), "embedding": "mlp", "norm": "rms_norm", "pool_groups": 1},
+        {"mixer": AttentionConfig(bias=True)},
+        {"mixer": MambaConfig(complex=True)},
     ],
-    ids=["baseline", "with all", "with others"],
+    ids=["baseline", "with all", "with others", "attention", "mamba"],
 )
 def test_eight_devices_share_the_parameters(options):
     config = PoolformerConfig(**options)

@@ -11,6 +11,7 @@ from poolformer_jax.config_checks import make_config
 from poolformer_jax.layers.mixer_config import (
     AttentionConfig,
     LRUConfig,
+    MambaConfig,
     RGLRUConfig,
     S4Config,
     S4DConfig,
@@ -56,6 +57,18 @@ def test_logits_equal_oracle(config):
     assert np.std(expected) > 0.5
     # Float32 rounding through a dozen residual branches.
     np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [({}, 6_255_104), ({"layers": (15, 15, 15), "width": 96}, 24_851_008)],
+    ids=["8 layers", "15 layers"],
+)
+def test_number_of_parameters_with_mamba(options, count):
+    """2.3 % above those of Gu & Dao 2023, table 5, which are not explained in full."""
+    mamba = SashimiConfig(mixer=MambaConfig(), mlp_expansion=0, norm="rms_norm", **options)
+    shapes = jax.eval_shape(mamba.build().init_params, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
 @pytest.mark.parametrize("remat", ["block", "half_block", "elementwise"])
