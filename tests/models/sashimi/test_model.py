@@ -28,7 +28,7 @@ OPTIONS = {
     "unet": {},
     "autoregressive": {"unet": False, "pool_weight_norm": True},
     "labels": {"num_classes": 3},
-    "no_mlp": {"mlp_expansion": 0, "norm": "rms_norm"},
+    "mamba": {"mixer": MambaConfig(state_size=3), "mlp_expansion": 0, "norm": "rms_norm"},
     "centre": {
         "center_mixer": RGLRUConfig(recurrent_width=8, num_gate_blocks=2),
         "center_mlp_expansion": 1,
