@@ -1,10 +1,10 @@
 """The selective scan of Mamba as a Pallas kernel for TPU, forward and backward.
 
 Time, channels and the eight pieces of a block lie as in `scan_pallas_tpu`. The states of a channel
-stand in the body of the loop over steps, which makes their decays and drives from what it reads;
-B_t and C_t of eight steps are columns [8, 1], the same for all channels. Only the states before
-each block are written. The backward pass computes the states of a block once more, and keeps them
-on the chip.
+stand in the body of the loop over steps, which makes their decays and drives from what it reads.
+B_t and C_t, the same for all channels, are copied to all lanes before. Only the states before each
+block are written. The backward pass computes the states of a block once more, and keeps them on the
+chip.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from poolformer_jax.ops.scan_pallas_tpu import (
     loop,
 )
 from poolformer_jax.typing import RealOrPlanes
+
+# Steps of a piece in the body of a loop: fewer than of a recurrence with one state.
+STEPS_UNROLLED = 5
 
 Kind = Literal["steps", "maps", "states", "row", "border"]
 
@@ -80,7 +83,7 @@ def _forward(planes, interpret, x, dt, maps, a, h0):
         layout,
         [("steps", x), ("steps", dt), ("maps", maps), ("states", a), ("row", h0)],
         [("steps", x), ("border", jax.ShapeDtypeStruct(shape, jnp.float32)), ("row", h0)],
-        tiles=4,
+        tiles=3,
         interpret=interpret,
     )
     return (y, last), (x, dt, maps, a, borders)
@@ -115,13 +118,13 @@ _selective_scan.defvjp(_forward, _backward)
 def _layout(x: Array, dt: Array, maps: Array, states: int) -> Layout:
     """Of both passes, because one writes the states before the blocks of the other."""
     dtypes = [array.dtype for array in (x, dt, maps) for _ in range(3)]
-    return Layout.of(x.shape, dtypes, scratch=states)
+    return Layout.of(x.shape, dtypes, scratch=maps.shape[-1] + states)
 
 
 def _run_forward(
-    layout, planes, x, dt, maps, a, h0, y, borders, last, carry, dt_tile, u_tile, map_tile, y_tile
+    layout, planes, x, dt, maps, a, h0, y, borders, last, carry, columns, dt_tile, u_tile, y_tile
 ):
-    block = _Block(layout, planes, (dt_tile, u_tile, map_tile), a)
+    block = _Block(layout, planes, (dt_tile, u_tile, columns), a)
     pl.when(pl.program_id(1) == 0)(lambda: block.write(carry, block.read(h0)))
     state = block.read(carry)
     block.write(borders, state)
@@ -131,8 +134,7 @@ def _run_forward(
     block.write(last, state)
 
     def to_output(i, rows, h):
-        del i
-        dt, u, b, c = block.at(rows)
+        dt, u, b, c = block.at(i, rows)
         h = block.advance(dt, u, b, h)
         y_tile[rows, :] = sum(map(real_product, h, c))
         return h
@@ -147,9 +149,9 @@ def _run_forward(
 
 def _run_backward(
     layout, planes, x, dt, maps, a, borders, dy, dh_last, dx, ddt, dmaps, da, dh0,
-    carry, dt_tile, u_tile, map_tile, dy_tile, *state_tiles,
+    carry, columns, dt_tile, u_tile, dy_tile, map_tile, *state_tiles,
 ):  # fmt: skip
-    block = _Block(layout, planes, (dt_tile, u_tile, map_tile), a)
+    block = _Block(layout, planes, (dt_tile, u_tile, columns), a)
     is_first_group = pl.program_id(2) == 0
 
     @pl.when(pl.program_id(1) == 0)  # The last block in time.
@@ -170,7 +172,7 @@ def _run_backward(
         together = block.together(i)
         for tile, row in zip(state_tiles, block.rows(h), strict=True):
             tile[together, :] = row
-        dt, u, b, _ = block.at(rows)
+        dt, u, b, _ = block.at(i, rows)
         return block.advance(dt, u, b, h)
 
     block.for_steps(keep, starts)
@@ -183,8 +185,7 @@ def _run_backward(
         return g, [multiply(conjugate(d), g_n) for d, g_n in zip(decays, g, strict=True)]
 
     def to_start(i, rows, m):
-        del i
-        dt, _, _, c = block.at(rows)
+        dt, _, _, c = block.at(i, rows)
         return state_gradients(block.decays(dt), dy_tile[rows, :], c, m)[1]
 
     m = block.for_steps(to_start, block.zeros(), reverse=True)
@@ -195,7 +196,7 @@ def _run_backward(
     def to_gradients(i, rows, sums):
         m, da = sums
         together = block.together(i)
-        dt, u, b, c = block.at(rows)
+        dt, u, b, c = block.at(i, rows)
         dy, decays = dy_tile[rows, :], block.decays(dt)
         h_before = block.numbers([tile[together, :] for tile in state_tiles])
         h = [
@@ -267,23 +268,37 @@ class _Block:
             ref[i : i + 1, self.lanes] = row
 
     def load(self, x: Any, dt: Any, maps: Any) -> None:
-        """Copies dt_t, dt_t x_t and the maps to where they can be read with a stride."""
-        dt_tile, u_tile, map_tile = self.tiles
+        """Copies dt_t, dt_t x_t and the maps to where they can be read with a stride.
+
+        A column of the maps goes to all 128 lanes. That takes longer than the arithmetic of a pass,
+        and is done once for all passes and channels.
+        """
+        dt_tile, u_tile, columns = self.tiles
 
         def copy(rows):
             times = dt[rows, self.lanes].astype(jnp.float32)
             dt_tile[rows, :] = times
             u_tile[rows, :] = times * x[rows, self.lanes].astype(jnp.float32)
-            map_tile[rows, : maps.shape[-1]] = maps[rows, :].astype(jnp.float32)
+
+        def spread(rows):
+            values = maps[rows, :].astype(jnp.float32)
+            for q in range(maps.shape[-1]):
+                tile = jnp.broadcast_to(values[:, q : q + 1], (self.layout.tile, LANES))
+                columns[pl.ds(rows.start + q * self.layout.block, self.layout.tile), :] = tile
 
         self.for_tiles(copy)
+        pl.when(pl.program_id(2) == 0)(lambda: self.for_tiles(spread, unrolled=2))
 
-    def at(self, rows: Any) -> tuple[Array, Array, list[Any], list[Any]]:
-        """dt_t and dt_t x_t [8, 128], B_t and C_t [8, 1] of a step of all pieces."""
-        dt_tile, u_tile, map_tile = self.tiles
-        maps, count = map_tile[rows, :], self.planes * len(self.a)
-        b, c = ([maps[:, i + j : i + j + 1] for i in range(count)] for j in (0, count))
+    def at(self, i: Any, rows: Any) -> tuple[Array, Array, list[Any], list[Any]]:
+        """dt_t, dt_t x_t, B_t and C_t of a step of all pieces, all [8, 128]."""
+        dt_tile, u_tile, columns = self.tiles
+        count = self.planes * len(self.a)
+        b, c = ([columns[self.column(q + j, i), :] for q in range(count)] for j in (0, count))
         return dt_tile[rows, :], u_tile[rows, :], self.numbers(b), self.numbers(c)
+
+    def column(self, q: int, i: Any) -> Any:
+        """Where row i of all pieces of a column of the maps is."""
+        return pl.ds(q * self.layout.block + i, SUBLANES, self.steps)
 
     def decays(self, dt: Array) -> list[Any]:
         """exp(dt A)."""
@@ -306,9 +321,8 @@ class _Block:
         """
 
         def to_end(i, rows, carry):
-            del i
             total, h = carry
-            dt, u, b, _ = self.at(rows)
+            dt, u, b, _ = self.at(i, rows)
             return total + dt, self.advance(dt, u, b, h)
 
         zero = jnp.zeros((SUBLANES, LANES), jnp.float32)
@@ -322,7 +336,7 @@ class _Block:
         starts, after = zip(*map(carry, products, ends, state), strict=True)
         return list(starts), list(after)
 
-    def for_tiles(self, body: Callable[[Any], None]) -> None:
+    def for_tiles(self, body: Callable[[Any], None], unrolled: int = TILES_UNROLLED) -> None:
         """Calls body(rows) for all tiles of rows."""
         tile = self.layout.tile
 
@@ -330,7 +344,7 @@ class _Block:
             body(pl.ds(pl.multiple_of(i * tile, tile), tile))
             return carry
 
-        loop(self.layout.block // tile, at, (), TILES_UNROLLED)
+        loop(self.layout.block // tile, at, (), unrolled)
 
     def for_steps(self, body: Callable[..., Any], carry: Any, *, reverse: bool = False) -> Any:
         """Carries through body(i, rows i of all pieces, carry)."""
@@ -339,10 +353,9 @@ class _Block:
             i = self.steps - 1 - i if reverse else i
             return body(i, pl.ds(i, SUBLANES, self.steps), carry)
 
-        # The states of a channel wait for nothing of each other: no need to unroll.
-        return loop(self.steps, at, carry, 5)
+        return loop(self.steps, at, carry, STEPS_UNROLLED)
 
-    def together(self, i: Array | int) -> Any:
+    def together(self, i: Any) -> Any:
         """Where rows i of all pieces are kept in an array of their own."""
         return pl.ds(pl.multiple_of(i * SUBLANES, SUBLANES), SUBLANES)
 
@@ -376,7 +389,8 @@ def _call(
     """Runs a kernel over (rows of the batch, blocks of time, groups of 128 channels).
 
     Args:
-      kernel: Of references to inputs, to outputs, to the state that is carried, and to tiles.
+      kernel: Of references to inputs, to outputs, to the state that is carried, to tiles for all
+        columns of the maps below each other, and to more tiles.
       name: As profiles show it.
       layout: Blocks.
       inputs: Arrays, padded with zeros here; a step with dt = 0 leaves the state as it is.
@@ -417,7 +431,8 @@ def _call(
 
     arrays: list[Any] = [pad(*pair) for pair in inputs]
     shapes = [jax.ShapeDtypeStruct(padded(*pair), pair[1].dtype) for pair in outputs]
-    states = next(array for kind, array in inputs if kind == "states").shape[0]
+    named = dict(inputs)
+    states, columns = len(named["states"]), named["maps"].shape[-1]
     results = pl.pallas_call(
         kernel,
         grid=(b, blocks, width // LANES),
@@ -426,6 +441,7 @@ def _call(
         out_shape=shapes,
         scratch_shapes=[
             pltpu.VMEM((states, width), jnp.float32),
+            pltpu.VMEM((columns * layout.block, LANES), jnp.float32),
             *[pltpu.VMEM((layout.block, LANES), jnp.float32)] * tiles,
         ],
         compiler_params=pltpu.CompilerParams(

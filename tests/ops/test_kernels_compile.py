@@ -113,7 +113,7 @@ def test_selective_scan_compiles(topology, shape, states, dtype, kind):
     report = read_program(compiled, chip_of(topology))
     assert report.work is not None
     if shape == BASELINE:
-        # 3 planes of steps forward, 5 backward; 3 of maps, which fill as much memory; and what is
-        # before and after each block.
+        # 3 planes of steps forward, 5 backward; 3 of maps, which fill as much memory; states
+        # before each block.
         plane = 4 * math.prod(shape)
         assert report.work.hbm_bytes <= 1.02 * 11 * plane and report.temp_bytes <= 0.01 * plane

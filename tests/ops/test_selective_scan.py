@@ -23,7 +23,7 @@ def small_pieces(monkeypatch, interpreted_kernels):
     """Chunks and blocks with borders within a few steps."""
     monkeypatch.setattr(portable, "MAX_CHUNK", 4)
     monkeypatch.setattr(scan_pallas_tpu, "MAX_BLOCK", 16)
-    monkeypatch.setattr(selective_scan_pallas_tpu, "TILES_UNROLLED", 1)
+    monkeypatch.setattr(selective_scan_pallas_tpu, "STEPS_UNROLLED", 1)
 
 
 def random_inputs(b, t, e, n, kind, seed=0):

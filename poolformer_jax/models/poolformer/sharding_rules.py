@@ -18,6 +18,6 @@ PARAMETER_RULES: Rules = (
     # Block-diagonal gates, taps of pools, vectors, recurrences, embeddings.
     (r"/(input_gate|recurrence_gate|down_pool|up_pool)/kernel$", P()),
     (r"/(bias|scale|decay|theta)$", P()),
-    (r"/mamba/", P()),
+    (r"/(mamba|s4d?)/", P()),
     (r"(embedding|label)/", P()),
 )

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from poolformer_jax import sharding
-from poolformer_jax.layers.mixer_config import AttentionConfig, LRUConfig, MambaConfig
+from poolformer_jax.layers.mixer_config import AttentionConfig, LRUConfig, MambaConfig, S4Config
 from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 
@@ -21,8 +21,9 @@ def shapes_of(config):
         {"mixer": LRUConfig(), "embedding": "mlp", "norm": "rms_norm", "pool_groups": 1},
         {"mixer": AttentionConfig(bias=True)},
         {"mixer": MambaConfig(complex=True)},
+        {"mixer": S4Config()},
     ],
-    ids=["baseline", "with all", "with others", "attention", "mamba"],
+    ids=["baseline", "with all", "with others", "attention", "mamba", "s4"],
 )
 def test_eight_devices_share_the_parameters(options):
     config = PoolformerConfig(**options)
