@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 from jaxtyping import Float
 
@@ -62,8 +61,7 @@ class System(Protocol):
         ...
 
 
-@struct.dataclass
-class DiagonalSystem:
+class DiagonalSystem(NamedTuple):
     """S4D: x' = diag(a) x + b u with its input held for dt (zero-order hold), y = 2 Re(c x).
 
     Attributes:
@@ -118,8 +116,7 @@ class DiagonalSystem:
         return decay, multiply(multiply(self.b, growth), _inverse(self.a))
 
 
-@struct.dataclass
-class LowRankSystem:
+class LowRankSystem(NamedTuple):
     """S4: x' = (diag(a) - p p^*) x + b u by the bilinear rule, y = 2 Re(c x).
 
     The products with p^* are over all modes, of which those that are not kept are conjugate.

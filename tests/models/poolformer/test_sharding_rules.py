@@ -21,9 +21,8 @@ def shapes_of(config):
         {"mixer": LRUConfig(), "embedding": "mlp", "norm": "rms_norm", "pool_groups": 1},
         {"mixer": AttentionConfig(bias=True)},
         {"mixer": MambaConfig(complex=True)},
-        {"mixer": S4Config()},
     ],
-    ids=["baseline", "with all", "with others", "attention", "mamba", "s4"],
+    ids=["baseline", "with all", "with others", "attention", "mamba"],
 )
 def test_eight_devices_share_the_parameters(options):
     config = PoolformerConfig(**options)
@@ -36,6 +35,17 @@ def test_eight_devices_share_the_parameters(options):
     ]
     # Gates, vectors and taps of pools are on every device.
     assert whole / 8 < sum(own) < 0.2 * whole
+
+
+def test_state_spaces_are_on_every_device():
+    """Channels that share their matrices have one row of them, which cannot be split."""
+    mesh, config = sharding.make_mesh(MeshConfig(fsdp=8)), PoolformerConfig(mixer=S4Config())
+    rules = config.build().parameter_rules
+    placed = sharding.state_sharding(mesh, shapes_of(config), rules)
+    mixer = placed["backbone"]["pre"]["layers"]["mixer"]["s4"]
+    assert any(mixer.pop("output_projection")["kernel"].spec)
+    assert mixer.keys() == {"A_real", "A_imag", "B", "C", "P", "D", "inv_dt"}
+    assert not any(any(place.spec) for place in mixer.values())
 
 
 def test_widths_that_do_not_split_are_named():
