@@ -20,12 +20,17 @@ def test_the_median_counts():
     assert medians({"a": [1.0, 100.0, 2.0]}) == {"a": 2.0}
 
 
-def test_a_call_is_repeated_and_divided():
-    calls = []
-    seconds = seconds_of(lambda: calls.append(0), at_least=0.002)
-    assert len(calls) > 1
-    assert seconds == pytest.approx(0.002 / len(calls), rel=0.9)
-    assert len(calls) == len([seconds_of(lambda: None) for _ in calls])
+def test_a_call_is_repeated_and_divided(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def call():
+        now[0] += 0.75
+
+    assert seconds_of(call, at_least=2.0) == 0.75
+    assert now == [2.25]  # Three calls.
+    assert seconds_of(call) == 0.75
+    assert now == [3.0]
 
 
 def test_tables_have_the_columns_of_all_rows():

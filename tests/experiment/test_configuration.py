@@ -30,6 +30,7 @@ PARAMETERS = {
     "beethoven": 7_272_704,
     "youtubemix": 7_272_448,  # One pool of 4 instead of 5: 2 x 128 taps fewer.
     "youtubemix_crops": 7_272_448,
+    "baselines/sashimi": 6_820_512,
 }
 
 
