@@ -4,19 +4,20 @@
     python -m launch.train --config=configs/baselines/sashimi.py:digits --workdir=runs/small
 
 Published: 1.873 bits per sample, FID 1.99, IS 5.13 (the U-Net of the released code; Goel et al.
-2022, arXiv:2202.09729). Not trained here yet. On digits the recipe is that of
-configs/digits.py, with a rate of their own for the state spaces.
+2022, arXiv:2202.09729). Not trained here yet. The small size has the recipe of configs/digits.py,
+or, as `:fsdd`, of configs/fsdd.py, with a rate of their own for the state spaces; docs/baselines.md
+has what it reached.
 """
 
-from poolformer_jax.experiment import UserError, default_config, named_config
+from typing import Literal
+
+from poolformer_jax.experiment import default_config, named_config
 
 STATE_SPACE = r"/(A_real|A_imag|B|P|inv_dt)$"
 UNDECAYED = r"/(bias|scale)$|embedding"
 
 
-def get_config(size=""):
-    if size not in ("", "digits"):
-        raise UserError(f"{size!r} is no size; write nothing behind the name, or :digits")
+def get_config(size: Literal["", "digits", "fsdd"] = ""):
     recipe = named_config(size or "sc09")
     config = default_config(model="sashimi")
     config.data, config.train = recipe.data, recipe.train
@@ -26,7 +27,7 @@ def get_config(size=""):
     train = config.train
     state_space = {"pattern": STATE_SPACE, "learning_rate": 1e-3, "weight_decay": 0.0}
     train.parameter_groups = (state_space,)
-    if size == "digits":
+    if size:
         config.model.width = 16
         config.model.layers = (1, 2, 1)
         return config
@@ -40,4 +41,5 @@ def get_config(size=""):
     train.clip_norm = None
     train.skip_norm = None
     train.ema_decay = 0.0
+    train.eval_every = train.checkpoint_every = 1_947  # An epoch.
     return config

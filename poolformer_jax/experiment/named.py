@@ -8,6 +8,8 @@ import re
 import sys
 import traceback
 import types
+import typing
+from typing import Literal
 
 from ml_collections import config_dict
 
@@ -52,7 +54,8 @@ def named_config(name: str) -> config_dict.ConfigDict:
     """A configuration by its name or file.
 
     Args:
-      name: Such as `digits`; what follows a colon is the argument of its `get_config`.
+      name: Such as `digits`; what follows a colon is the argument of its `get_config`, and must be
+        one of the values of its `Literal`, if the parameter is annotated with one.
 
     Raises:
       UserError: If there is none of that name (the message lists the names), or the file does not
@@ -99,13 +102,16 @@ def _run(path: pathlib.Path, arguments: list[str]) -> config_dict.ConfigDict:
     if not callable(get_config):
         raise _mistake(path, None, "it defines no function get_config()")
     line = getattr(getattr(get_config, "__code__", None), "co_firstlineno", None)
+    given = f"what follows the colon, {arguments[0]!r}" if arguments else "nothing after a colon"
     try:
-        inspect.signature(get_config).bind(*arguments)
+        bound = inspect.signature(get_config).bind(*arguments)
     except TypeError as error:
-        given = (
-            f"what follows the colon, {arguments[0]!r}" if arguments else "nothing after a colon"
-        )
         raise _mistake(path, line, f"get_config() is given {given}: {error}") from error
+    for name, value in bound.arguments.items():
+        hint = get_config.__annotations__.get(name)
+        if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+            known = ", ".join(f"{one!r}" for one in typing.get_args(hint))
+            raise _mistake(path, line, f"get_config() is given {given}; known: {known}")
     config = get_config(*arguments)
     if not isinstance(config, config_dict.ConfigDict):
         raise _mistake(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from poolformer_jax.config_checks import Variant, check_at_least
@@ -64,6 +64,28 @@ class SequenceModelConfig(ExecutionConfig, Variant):
     def build(self) -> SequenceModel:
         """Makes the model."""
         raise NotImplementedError
+
+
+def check_stages(pool_factors: Sequence[int], layers: Sequence[int], stage: str) -> None:
+    """Raises ValueError unless there are layers for each stage around a pool, and for the centre.
+
+    Args:
+      pool_factors: f of each pool, outermost first.
+      layers: Layers of each stage.
+      stage: What a stage is called.
+    """
+    if any(factor < 2 for factor in pool_factors):
+        raise ValueError(
+            f"pool_factors {pool_factors} must all be at least 2; leave a factor of 1 out"
+        )
+    if len(layers) != len(pool_factors) + 1:
+        raise ValueError(
+            f"layers {layers} has {len(layers)} entries for {len(pool_factors)} pool_factors "
+            f"{pool_factors}; give {len(pool_factors) + 1}, one for each {stage} and one for the "
+            "centre"
+        )
+    if any(count < 0 for count in layers):
+        raise ValueError(f"layers {layers} must not be negative")
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ def phasor(phase: Float[Array, "..."]) -> Planes:
     phases of a recurrence are a few radians at most.
 
     Args:
-      phase: Angle in radians, |phase| <= 100; the error grows beyond. NaN and infinity give NaN.
+      phase: Angle in radians, |phase| <= 6000; the error grows beyond. NaN and infinity give NaN.
 
     Returns:
       Cosine and sine, within 1.2e-7 (two units in the last place of 1) of the exact values.

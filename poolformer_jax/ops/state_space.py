@@ -19,12 +19,13 @@ from jaxtyping import Float
 
 from poolformer_jax import sharding
 from poolformer_jax.ops.phasor import phasor
-from poolformer_jax.ops.planes import add, conjugate, multiply, scale
+from poolformer_jax.ops.planes import add, conjugate, multiply, real_product, scale
 from poolformer_jax.typing import Planes
 
 Method = Literal["chunked", "fft", "step"]
 Advance = Callable[[Float[Array, "d s"]], Float[Array, "d s"]]
 
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -80,40 +81,35 @@ class DiagonalSystem(NamedTuple):
         self, x: Float[Array, "d s"], u: Float[Array, " d"]
     ) -> tuple[Float[Array, "d s"], Float[Array, " d"]]:
         """By the modes."""
-        decay, drive = self._discrete()
-        x = _reals(add(multiply(decay, _planes(x)), scale(u[:, None], drive)))
-        return x, jnp.sum(x * _readout(self.c), axis=-1)
+        growth, drive = self._discrete()
+        z = add(_grown(growth, _planes(x)), scale(u[:, None], drive))
+        return _reals(z), jnp.sum(real_product(self.c, z), axis=-1)
 
     def responses(self, q: int) -> Responses:
         """By doubling."""
-        power, drive = self._discrete()
-        inputs = jax.tree.map(lambda plane: plane[:, None], drive)
-        outputs = multiply(power, self.c)
-        outputs = jax.tree.map(lambda plane: plane[:, None], outputs)
+        growth, drive = jax.tree.map(lambda plane: plane[:, None], self._discrete())
+        c = jax.tree.map(lambda plane: plane[:, None], self.c)
+        inputs, outputs = drive, _grown(growth, c)
         while inputs.real.shape[1] < q:
-            factor = jax.tree.map(lambda plane: plane[:, None], power)
             inputs, outputs = (
-                jax.tree.map(lambda *planes: jnp.concatenate(planes, 1), x, multiply(factor, x))
+                jax.tree.map(lambda *planes: jnp.concatenate(planes, 1), x, _grown(growth, x))
                 for x in (inputs, outputs)
             )
-            power = multiply(power, power)
-        kernel = jnp.sum(_reals(inputs) * _readout(self.c)[:, None], axis=-1)
+            growth = _compose(growth, growth)
+        kernel = jnp.sum(real_product(c, inputs), axis=-1)
         return Responses(kernel, _reals(inputs), jnp.swapaxes(_readout(outputs), 1, 2))
 
     def advance(self, steps: int) -> Advance:
         """By the power of each mode."""
-        decay, _ = self._discrete()
-        power = _power(decay, steps, multiply)
-        return lambda x: _reals(multiply(power, _planes(x)))
+        growth = _power(self._discrete()[0], steps, _compose)
+        return lambda x: _reals(_grown(growth, _planes(x)))
 
     def _discrete(self) -> tuple[Planes, Planes]:
-        """exp(dt a) and b (exp(dt a) - 1) / a, both [d, n]."""
+        """exp(dt a) - 1 without cancellation, and b (exp(dt a) - 1) / a, both [d, n]."""
         log, phase = self.dt[:, None] * self.a.real, self.dt[:, None] * self.a.imag
         turn, half = phasor(phase), phasor(0.5 * phase)
-        decay = scale(jnp.exp(log), turn)
-        # exp(dt a) - 1 without cancellation.
-        growth = Planes(jnp.expm1(log) * turn.real - 2.0 * half.imag**2, decay.imag)
-        return decay, multiply(multiply(self.b, growth), _inverse(self.a))
+        growth = Planes(jnp.expm1(log) * turn.real - 2.0 * half.imag**2, jnp.exp(log) * turn.imag)
+        return growth, multiply(multiply(self.b, growth), _inverse(self.a))
 
 
 class LowRankSystem(NamedTuple):
@@ -139,53 +135,52 @@ class LowRankSystem(NamedTuple):
         self, x: Float[Array, "d s"], u: Float[Array, " d"]
     ) -> tuple[Float[Array, "d s"], Float[Array, " d"]]:
         """Solves for the next state with O(n) operations, by Sherman and Morrison's formula."""
-        z, half = _planes(x), 0.5 * self.dt[:, None]
-        outer = scale(-half * self._project(z), self.p)
-        z = add(add(z, multiply(scale(half, self.a), z)), outer)
-        x = self._solve(add(z, scale(2.0 * half * u[:, None], self.b)))
-        return x, jnp.sum(x * _readout(self.c), axis=-1)
+        z, dt = _planes(x), self.dt[:, None]
+        slope = add(self._slope(z), scale(u[:, None], self.b))
+        z = add(z, self._solve(scale(dt, slope)))
+        return _reals(z), jnp.sum(real_product(self.c, z), axis=-1)
 
     def responses(self, q: int) -> Responses:
         """By doubling."""
-        inputs, power = self._drive()[:, None], self._matrix()
-        readout = _readout(self.c)
-        outputs = _einsum("dij,djq->diq", power, readout[..., None])
+        growth, readout = self._growth(), _readout(self.c)[..., None]
+        inputs = _reals(self._solve(scale(self.dt[:, None], self.b)))[:, None]
+        outputs = readout + _matmul(growth, readout)
         while inputs.shape[1] < q:
-            inputs = jnp.concatenate([inputs, _einsum("dqi,dij->dqj", inputs, power)], axis=1)
-            outputs = jnp.concatenate([outputs, _einsum("dij,djq->diq", power, outputs)], axis=2)
-            power = _einsum("dij,djk->dik", power, power)
-        return Responses(_einsum("dqs,ds->dq", inputs, readout), inputs, outputs)
+            inputs = jnp.concatenate([inputs, _grown_rows(growth, inputs)], axis=1)
+            outputs = jnp.concatenate([outputs, outputs + _matmul(growth, outputs)], axis=2)
+            growth = _compose_matrices(growth, growth)
+        return Responses(_matmul(inputs, readout)[..., 0], inputs, outputs)
 
     def advance(self, steps: int) -> Advance:
         """By the power of the matrix."""
-        power = _power(self._matrix(), steps, functools.partial(_einsum, "dij,djk->dik"))
-        return lambda x: _einsum("di,dij->dj", x, power)
+        growth = _power(self._growth(), steps, _compose_matrices)
+        return lambda x: _grown_rows(growth, x[:, None])[:, 0]
 
-    def _matrix(self) -> Float[Array, "d s s"]:
-        """A, such that the row x becomes x A."""
-        d, s = self.dt.shape[0], 2 * self.a.real.shape[-1]
-        none = jnp.zeros(d, jnp.float32)
+    def _growth(self) -> Float[Array, "d s s"]:
+        """A - 1, such that the row x becomes x A: what dt makes small is not added to 1."""
+        s = 2 * self.a.real.shape[-1]
 
-        def image(unit: Float[Array, " s"]) -> Float[Array, "d s"]:
-            return self.step(jnp.broadcast_to(unit, (d, s)), none)[0]
+        def image(unit: Float[Array, "1 s"]) -> Float[Array, "d s"]:
+            slope = self._slope(_planes(unit))
+            return _reals(self._solve(scale(self.dt[:, None], slope)))
 
-        return jax.vmap(image, out_axes=1)(jnp.eye(s, dtype=jnp.float32))
+        return jax.vmap(image, out_axes=1)(jnp.eye(s, dtype=jnp.float32)[:, None])
 
-    def _drive(self) -> Float[Array, "d s"]:
-        """B."""
-        return self._solve(scale(self.dt[:, None], self.b))
+    def _slope(self, z: Planes) -> Planes:
+        """x' without input."""
+        return add(multiply(self.a, z), scale(-self._project(z), self.p))
 
     def _project(self, z: Planes) -> Float[Array, "d 1"]:
         """p^* z, over all modes."""
-        return 2.0 * jnp.sum(multiply(conjugate(self.p), z).real, axis=-1, keepdims=True)
+        return jnp.sum(real_product(conjugate(self.p), z), axis=-1, keepdims=True)
 
-    def _solve(self, z: Planes) -> Float[Array, "d s"]:
+    def _solve(self, z: Planes) -> Planes:
         """(1 - dt/2 (diag(a) - p p^*))^-1 z."""
         half = 0.5 * self.dt[:, None]
         inverse = _inverse(Planes(1.0 - half * self.a.real, -half * self.a.imag))
         z, p = multiply(inverse, z), multiply(inverse, self.p)
         correction = half * self._project(z) / (1.0 + half * self._project(p))
-        return _reals(add(z, scale(-correction, p)))
+        return add(z, scale(-correction, p))
 
 
 def run(
@@ -273,8 +268,12 @@ def _convolve(u, kernel):
     """The causal convolution of u [b, t, d] and kernel [d, t], by the Fourier transform."""
     t = u.shape[1]
     size = 1 << (2 * t - 1).bit_length()
-    product = jnp.fft.rfft(u, size, axis=1) * jnp.fft.rfft(kernel.T, size, axis=0)[None]
-    return jnp.fft.irfft(product, size, axis=1)[:, :t]
+
+    def convolve(u, kernel):
+        product = jnp.fft.rfft(u, size, axis=1) * jnp.fft.rfft(kernel.T, size, axis=0)[None]
+        return jnp.fft.irfft(product, size, axis=1)[:, :t]
+
+    return sharding.map_batch(convolve, u, kernel)  # Else the transform would gather the batch.
 
 
 def _toeplitz(kernel):
@@ -283,6 +282,26 @@ def _toeplitz(kernel):
     row = jnp.concatenate([kernel, jnp.zeros_like(kernel)], axis=1)
     rows = jnp.tile(row, (1, q))[:, : q * (2 * q - 1)]
     return rows.reshape(d, q, 2 * q - 1)[..., :q]
+
+
+def _grown(growth, z):
+    """(1 + growth) z, of a diagonal."""
+    return add(z, multiply(growth, z))
+
+
+def _grown_rows(growth, rows):
+    """Rows times 1 + growth, a matrix."""
+    return rows + _matmul(rows, growth)
+
+
+def _compose(first, second):
+    """(1 + first) (1 + second) - 1. Powers in this form keep the digits of a slow decay."""
+    return add(first, _grown(first, second))
+
+
+def _compose_matrices(first, second):
+    """The same of matrices."""
+    return first + (second + _matmul(first, second))
 
 
 def _power(base, exponent, product):

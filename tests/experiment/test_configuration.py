@@ -30,7 +30,28 @@ PARAMETERS = {
     "beethoven": 7_272_704,
     "youtubemix": 7_272_448,  # One pool of 4 instead of 5: 2 x 128 taps fewer.
     "youtubemix_crops": 7_272_448,
+    "baselines/attention_center": 6_294_176,
+    "baselines/attention_local": 6_286_592,
+    "baselines/mamba": 6_255_104,
+    "baselines/mamba_large": 24_851_008,
+    "baselines/poolformer_mamba": 6_904_064,
+    "baselines/poolformer_s4d": 6_890_240,
     "baselines/sashimi": 6_820_512,
+    "baselines/sashimi_ar": 4_751_072,
+    "baselines/sashimi_s4d": 6_492_832,
+    "baselines/sashimi_tied": 5_845_152,
+}
+SMALL_PARAMETERS = {
+    "baselines/attention_center": 143_284,
+    "baselines/attention_local": 143_488,
+    "baselines/mamba": 141_216,
+    "baselines/mamba_large": 141_916,
+    "baselines/poolformer_mamba": 144_896,
+    "baselines/poolformer_s4d": 144_768,
+    "baselines/sashimi": 140_412,
+    "baselines/sashimi_ar": 143_312,
+    "baselines/sashimi_s4d": 145_116,
+    "baselines/sashimi_tied": 142_168,
 }
 
 
@@ -46,6 +67,18 @@ def test_every_config_builds_with_its_parameter_count(name):
     experiment = make_experiment(named_config(name))
     assert PARAMETERS.get(name, 0) in (0, count_params(experiment.model.build()))
     assert name in PARAMETERS or name.startswith("ablations/")
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name.startswith("baselines/")])
+def test_small_baselines_match_poolformer(name):
+    for data in ("digits", "fsdd"):
+        experiment, poolformer = map(make_experiment, map(named_config, (f"{name}:{data}", data)))
+        count = count_params(experiment.model.build())
+        assert f"{count:,}" in config_file(name).read_text() and count == SMALL_PARAMETERS[name]
+        assert count == pytest.approx(PARAMETERS[data], rel=0.05)
+        # The same data, and the same recipe but for parameters of state spaces.
+        assert experiment.data == poolformer.data
+        assert dataclasses.replace(experiment.train, parameter_groups=()) == poolformer.train
 
 
 def test_ablation_changes_the_mixer_alone():
@@ -123,6 +156,8 @@ def test_a_name_or_a_file_names_a_configuration(tmp_path):
     )
     assert named_config(f"{path}:64").model.width == 64
     assert config_file("digits").name == "digits.py"
+    with pytest.raises(UserError, match=r"line \d+: .* follows the colon, 'tiny'; known: .*'fsdd'"):
+        named_config("baselines/mamba:tiny")
     with pytest.raises(UserError, match=r"digitz is neither a file nor one of .*, digits, .*sc09"):
         named_config("digitz")
 

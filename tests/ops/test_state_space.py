@@ -112,7 +112,7 @@ def test_eigenvalues_of_the_discrete_matrix():
     expected = [2 / 3, 0.739130435, 0.818181818, 0.904761905]
     matrix, _, _ = oracle_s4.discrete(a[0], b[0], c[0], p[0], dt[0])
     np.testing.assert_allclose(np.sort(np.abs(np.linalg.eigvals(matrix))), expected, atol=1e-9)
-    power = system_of(a, b, c, p, dt)._matrix()[0]
+    power = np.eye(4) + system_of(a, b, c, p, dt)._growth()[0]
     np.testing.assert_allclose(np.sort(np.abs(np.linalg.eigvals(power))), expected, atol=1e-5)
 
 
@@ -138,6 +138,19 @@ def test_kernel_equals_the_recurrence(kind, method):
         system_of(*values), jnp.float32(impulse), start
     )
     np.testing.assert_allclose(y, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_slow_channels_keep_their_digits(kind, method):
+    """From a random state over as many steps as the slowest channel remembers."""
+    rng, values = np.random.default_rng(2), random_parameters(kind)
+    u, x = rng.normal(size=(1, 1000, 3)), rng.normal(size=(1, 3, 64))
+    ours = jax.jit(functools.partial(run, method=method))(
+        system_of(*values), jnp.float32(u), jnp.float32(x)
+    )
+    for one, exact in zip(ours, oracle(values, u, x), strict=True):
+        np.testing.assert_allclose(one, exact, atol=5e-5 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("steps", [1, 7, 16, 39])

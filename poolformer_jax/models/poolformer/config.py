@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from poolformer_jax.config_checks import check_at_least
 from poolformer_jax.layers.config import BlockConfig, EmbeddingKind
-from poolformer_jax.models.config import SequenceModelConfig
+from poolformer_jax.models.config import SequenceModelConfig, check_stages
 
 if TYPE_CHECKING:
     from poolformer_jax.models.poolformer.model import Poolformer
@@ -56,18 +56,7 @@ class PoolformerConfig(SequenceModelConfig, BlockConfig):
             self.mixer.grown(self.width_growth**level).check_width(
                 self.width * self.width_growth**level
             )
-        if any(factor < 2 for factor in self.pool_factors):
-            raise ValueError(
-                f"pool_factors {self.pool_factors} must all be at least 2; leave a factor of 1 out"
-            )
-        if len(self.layers) != len(self.pool_factors) + 1:
-            raise ValueError(
-                f"layers {self.layers} has {len(self.layers)} entries for "
-                f"{len(self.pool_factors)} pool_factors {self.pool_factors}; give "
-                f"{len(self.pool_factors) + 1}, one for each SkipBlock and one for the centre"
-            )
-        if any(count < 0 for count in self.layers):
-            raise ValueError(f"layers {self.layers} must not be negative")
+        check_stages(self.pool_factors, self.layers, "SkipBlock")
         if self.embedding == "sinusoidal" and self.width % 2:
             raise ValueError(
                 f"width {self.width} must be even for the sinusoidal embedding (cosines and "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from poolformer_jax.config_checks import check_at_least, check_fraction
 from poolformer_jax.layers.config import NormKind
 from poolformer_jax.layers.mixer_config import MixerConfig, S4Config
-from poolformer_jax.models.config import SequenceModelConfig
+from poolformer_jax.models.config import SequenceModelConfig, check_stages
 
 if TYPE_CHECKING:
     from poolformer_jax.models.sashimi.model import Sashimi
@@ -67,18 +67,7 @@ class SashimiConfig(SequenceModelConfig):
         if self.center_mlp_expansion is not None:
             check_at_least(self, 0, "center_mlp_expansion")
         check_fraction(self, "dropout")
-        if any(factor < 2 for factor in self.pool_factors):
-            raise ValueError(
-                f"pool_factors {self.pool_factors} must all be at least 2; leave a factor of 1 out"
-            )
-        if len(self.layers) != len(self.pool_factors) + 1:
-            raise ValueError(
-                f"layers {self.layers} has {len(self.layers)} entries for "
-                f"{len(self.pool_factors)} pool_factors {self.pool_factors}; give "
-                f"{len(self.pool_factors) + 1}, one for each stage and one for the centre"
-            )
-        if any(count < 0 for count in self.layers):
-            raise ValueError(f"layers {self.layers} must not be negative")
+        check_stages(self.pool_factors, self.layers, "stage")
         for stage in range(len(self.layers)):
             self.mixer_of(stage).check_width(self.width_of(stage))
 
