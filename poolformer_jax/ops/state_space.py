@@ -167,7 +167,7 @@ class LowRankSystem(NamedTuple):
         return jax.vmap(image, out_axes=1)(jnp.eye(s, dtype=jnp.float32)[:, None])
 
     def _slope(self, z: Planes) -> Planes:
-        """x' without input."""
+        """The derivative without input."""
         return add(multiply(self.a, z), scale(-self._project(z), self.p))
 
     def _project(self, z: Planes) -> Float[Array, "d 1"]:
