@@ -133,7 +133,7 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
             "temporaries, MB": memory.temp_size_in_bytes / 1e6,
             "state and batch, MB": memory.argument_size_in_bytes / 1e6,
         }
-        steps[name, length] = _steps(experiment, mesh, programs.init_state(), step)
+        steps[name, length] = timed_step(experiment, mesh, programs.init_state(), step)
     products, product_flops = _products()
     times = in_turns(steps | {_PRODUCTS: products}, _ROUNDS.value)
     rate = product_flops / statistics.median(times.pop(_PRODUCTS))
@@ -149,7 +149,7 @@ def _time(experiments: Mapping[Cell, Experiment], mesh: Any) -> dict[str, list[d
     }
 
 
-def _steps(experiment: Experiment, mesh: Any, state: Any, step: Any) -> Callable[[], float]:
+def timed_step(experiment: Experiment, mesh: Any, state: Any, step: Any) -> Callable[[], float]:
     """Returns a function that takes a step and tells its seconds, once it has taken one."""
     shape = (experiment.train.batch_size, experiment.data.training_length)
     codes = np.random.default_rng(0).integers(0, experiment.model.num_codes, shape, np.int32)

@@ -1,0 +1,179 @@
+"""Which system learns most, at equal size, from equal data: Poolformer or what it is compared with?
+
+    python -m benchmarks.baselines --workdir=runs/baselines
+    python -m benchmarks.baselines --workdir=runs/baselines --data=fsdd --seeds=3 \\
+        --models=poolformer,sashimi,mamba,attention_center
+
+Each is a small configuration of configs/baselines/, trained by launch.train on the same crops in
+the same order, at a constant rate, to two budgets: --steps, and the steps that it takes in the
+seconds in which Poolformer takes --steps. Steps of all are timed in turns first, and kept in
+steps.json.
+What is done is not done again: the same command goes on after an interruption, and a run stopped
+for the smaller budget is trained on for the larger one.
+
+The tables are printed, and written to --out: bits per sample on the validation and test clips, the
+mean and range over seeds where there are several; of one seed, with the 95 % bootstrap interval
+over the test clips.
+
+Measured on two cores: docs/baselines.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from absl import flags
+
+from benchmarks.models import MODELS, config_of, seconds_of_steps
+from benchmarks.side_by_side import define_out, define_rounds, publish
+from launch import command_line
+
+_FLAGS = flags.FlagValues()
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of all runs.", required=True, flag_values=_FLAGS
+)
+_DATA = flags.DEFINE_list("data", ["digits", "fsdd"], "Data sets.", flag_values=_FLAGS)
+_MODELS = flags.DEFINE_list("models", list(MODELS), "Which of these.", flag_values=_FLAGS)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each.", lower_bound=1, flag_values=_FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 1000, "Budget.", lower_bound=10, flag_values=_FLAGS)
+_CROP = flags.DEFINE_integer("crop", 1920, "Samples of a training clip.", flag_values=_FLAGS)
+_LENGTH = flags.DEFINE_integer("length", 8000, "Where words are cut.", flag_values=_FLAGS)
+_ROUNDS = define_rounds(_FLAGS)
+_OUT = define_out(_FLAGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A run: which model, on what, from which seed."""
+
+    data: str
+    model: str
+    seed: int
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Its workdir."""
+        return _root() / self.data / self.model / str(self.seed)
+
+    @property
+    def config(self) -> str:
+        """The configuration."""
+        return config_of(self.model, self.data)
+
+
+def main(argv):
+    """Trains what is missing, prints."""
+    del argv
+    steps = budgets(_seconds_of_steps(_MODELS.value), _STEPS.value)
+    cells = [
+        Cell(data, model, seed)
+        for seed in range(_SEEDS.value)
+        for data in _DATA.value
+        for model in _MODELS.value
+    ]
+    for cell in cells:
+        for budget in sorted(steps[cell.model].values()):
+            _train(cell, budget)
+    tables = {f"On {data}": _table(data, cells, steps) for data in _DATA.value}
+    publish("baselines", tables, _OUT.value)
+
+
+def budgets(seconds: dict[str, float], steps: int) -> dict[str, dict[str, int]]:
+    """For each model the steps of both budgets, in tens: `steps`, and `seconds`, never more."""
+    equal = {model: steps * seconds["poolformer"] / each for model, each in seconds.items()}
+    return {
+        model: {"steps": steps, "seconds": min(steps, max(10, 10 * round(some / 10)))}
+        for model, some in equal.items()
+    }
+
+
+def _root() -> pathlib.Path:
+    return pathlib.Path(str(_WORKDIR.value)).expanduser()
+
+
+def _seconds_of_steps(models: Iterable[str]) -> dict[str, float]:
+    """Median seconds of a training step of each model, measured in turns unless that is done."""
+    path, models = _root() / "steps.json", list(dict.fromkeys(["poolformer", *models]))
+    seconds = json.loads(path.read_text()) if path.exists() else {}
+    if missing := [model for model in models if model not in seconds]:
+        if seconds:
+            raise ValueError(f"{path} has no times of {missing}; move it away to measure all again")
+        seconds = seconds_of_steps(models, 4, _CROP.value, _ROUNDS.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(seconds, indent=1) + "\n")
+    return {model: seconds[model] for model in models}
+
+
+def _train(cell: Cell, steps: int) -> None:
+    """Up to so many steps, and what the result is worth on the test clips."""
+    if _result_path(cell, steps).exists():
+        return
+    train = {"num_steps": steps, "schedule": "constant", "seed": cell.seed}
+    train |= {"eval_every": _STEPS.value, "checkpoint_every": _STEPS.value, "log_every": 10}
+    data = {"train_len": _CROP.value, "crop": "random", "seed": cell.seed}
+    data["seq_len"] = _LENGTH.value
+    fields = {"train": train, "data": data}
+    settings = [
+        f"--config.{section}.{name}={value}"
+        for section, values in fields.items()
+        for name, value in values.items()
+    ]
+    folder = f"--workdir={cell.folder}"
+    _run("launch.train", f"--config={cell.config}", folder, *settings)
+    _run("launch.eval_likelihood", folder, f"--step={steps}")
+
+
+def _result_path(cell: Cell, steps: int) -> pathlib.Path:
+    return cell.folder / f"likelihood_test_step{steps}.json"
+
+
+def _run(module: str, *arguments: str) -> None:
+    print("+ python -m", module, *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+def _table(
+    data: str, cells: Sequence[Cell], steps: dict[str, dict[str, int]]
+) -> list[dict[str, Any]]:
+    """A row for each model."""
+    rows = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        own = [cell for cell in cells if (cell.data, cell.model) == (data, model)]
+        row: dict[str, Any] = {"model": model}
+        for budget, num_steps in steps[model].items():
+            results = [json.loads(_result_path(cell, num_steps).read_text()) for cell in own]
+            row[f"steps, {budget} equal"] = num_steps
+            row[f"validation, {budget} equal"] = _spread(
+                [_validation_bits(cell, num_steps) for cell in own]
+            )
+            bits = _spread([result["bits_per_sample"] for result in results])
+            if len(results) == 1 and (interval := results[0]["confidence_interval"]):
+                bits += f" ({interval['low']:.3f} to {interval['high']:.3f})"
+            row[f"test, {budget} equal"] = bits
+        rows.append(row)
+    return rows
+
+
+def _validation_bits(cell: Cell, steps: int) -> float:
+    """What the trainer measured after so many steps."""
+    lines = (cell.folder / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    found = [one for one in records if one.get("kind") == "validation" and one["step"] == steps]
+    return found[-1]["bits_per_sample"]
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Their mean, and the range of several."""
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    command_line.run(main, _FLAGS)
