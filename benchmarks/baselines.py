@@ -4,16 +4,14 @@
     python -m benchmarks.baselines --workdir=runs/baselines --data=fsdd --seeds=3 \\
         --models=poolformer,sashimi,mamba,attention_center
 
-Each is a small configuration of configs/baselines/, trained by launch.train on the same crops in
-the same order, at a constant rate, to two budgets: --steps, and the steps that it takes in the
-seconds in which Poolformer takes --steps. Steps of all are timed in turns first, and kept in
-steps.json.
-What is done is not done again: the same command goes on after an interruption, and a run stopped
-for the smaller budget is trained on for the larger one.
+Each is a small configuration of configs/baselines/, trained on the same crops in the same order, at
+a constant rate, to two budgets: --steps, and the steps that it takes in the seconds in which
+Poolformer takes twice as many. Steps of all are timed in turns first, and kept in steps.json.
+What is done is not done again: the same command goes on after an interruption.
 
-The tables are printed, and written to --out: bits per sample on the validation and test clips, the
-mean and range over seeds where there are several; of one seed, with the 95 % bootstrap interval
-over the test clips.
+The tables are printed, and written to --out with the curves: bits per sample on validation and test
+clips, the mean and range over seeds where there are several; of one seed, with the 95 % bootstrap
+interval over the test clips.
 
 Measured on two cores: docs/baselines.md.
 """
@@ -24,16 +22,21 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
 from benchmarks.models import MODELS, config_of, seconds_of_steps
 from benchmarks.side_by_side import define_out, define_rounds, publish
 from launch import command_line
+from poolformer_jax import experiment as ex
+from poolformer_jax.experiment.configuration import replace
+from poolformer_jax.pages.plots import running_mean
+from poolformer_jax.training.metrics_file import read_metrics
 
 _FLAGS = flags.FlagValues()
 _WORKDIR = flags.DEFINE_string(
@@ -42,9 +45,10 @@ _WORKDIR = flags.DEFINE_string(
 _DATA = flags.DEFINE_list("data", ["digits", "fsdd"], "Data sets.", flag_values=_FLAGS)
 _MODELS = flags.DEFINE_list("models", list(MODELS), "Which of these.", flag_values=_FLAGS)
 _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each.", lower_bound=1, flag_values=_FLAGS)
-_STEPS = flags.DEFINE_integer("steps", 1000, "Budget.", lower_bound=10, flag_values=_FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 300, "Budget.", lower_bound=10, flag_values=_FLAGS)
 _CROP = flags.DEFINE_integer("crop", 1920, "Samples of a training clip.", flag_values=_FLAGS)
-_LENGTH = flags.DEFINE_integer("length", 8000, "Where words are cut.", flag_values=_FLAGS)
+_LENGTH = flags.DEFINE_integer("length", 4000, "Where words are cut.", flag_values=_FLAGS)
+_CLIPS = flags.DEFINE_integer("clips", 200, "Evaluated clips.", flag_values=_FLAGS)
 _ROUNDS = define_rounds(_FLAGS)
 _OUT = define_out(_FLAGS)
 
@@ -71,6 +75,8 @@ class Cell:
 def main(argv):
     """Trains what is missing, prints."""
     del argv
+    # Seeds and data sets share their programs.
+    jax.config.update("jax_compilation_cache_dir", str(_root() / "programs"))
     steps = budgets(_seconds_of_steps(_MODELS.value), _STEPS.value)
     cells = [
         Cell(data, model, seed)
@@ -83,13 +89,16 @@ def main(argv):
             _train(cell, budget)
     tables = {f"On {data}": _table(data, cells, steps) for data in _DATA.value}
     publish("baselines", tables, _OUT.value)
+    if _OUT.value is not None:
+        figure = _plot([cell for cell in cells if cell.seed == 0])
+        figure.savefig(pathlib.Path(_OUT.value).expanduser() / "baselines.svg")
 
 
 def budgets(seconds: dict[str, float], steps: int) -> dict[str, dict[str, int]]:
-    """For each model the steps of both budgets, in tens: `steps`, and `seconds`, never more."""
-    equal = {model: steps * seconds["poolformer"] / each for model, each in seconds.items()}
+    """For each model the steps of both budgets: `steps`, and `seconds`, in tens."""
+    equal = {model: 2 * steps * seconds["poolformer"] / each for model, each in seconds.items()}
     return {
-        model: {"steps": steps, "seconds": min(steps, max(10, 10 * round(some / 10)))}
+        model: {"steps": steps, "seconds": max(10, 10 * round(some / 10))}
         for model, some in equal.items()
     }
 
@@ -115,28 +124,33 @@ def _train(cell: Cell, steps: int) -> None:
     """Up to so many steps, and what the result is worth on the test clips."""
     if _result_path(cell, steps).exists():
         return
-    train = {"num_steps": steps, "schedule": "constant", "seed": cell.seed}
-    train |= {"eval_every": _STEPS.value, "checkpoint_every": _STEPS.value, "log_every": 10}
-    data = {"train_len": _CROP.value, "crop": "random", "seed": cell.seed}
-    data["seq_len"] = _LENGTH.value
-    fields = {"train": train, "data": data}
-    settings = [
-        f"--config.{section}.{name}={value}"
-        for section, values in fields.items()
-        for name, value in values.items()
-    ]
-    folder = f"--workdir={cell.folder}"
-    _run("launch.train", f"--config={cell.config}", folder, *settings)
-    _run("launch.eval_likelihood", folder, f"--step={steps}")
+    every = 10 * steps  # Never before the end.
+    experiment = replace(
+        ex.make_experiment(ex.named_config(cell.config)),
+        train={
+            "num_steps": steps,
+            "schedule": "constant",
+            "seed": cell.seed,
+            "ema_decay": 0.95,  # An average of longer would still hold the initial parameters.
+            "eval_every": every,
+            "checkpoint_every": every,
+            "log_every": 10,
+        },
+        data={
+            "train_len": _CROP.value,
+            "crop": "random",
+            "seed": cell.seed,
+            "seq_len": _LENGTH.value,
+            "eval_clips": _CLIPS.value,
+        },
+    )
+    print(f"{cell.folder}, {steps} steps", flush=True)
+    ex.train(experiment, cell.folder)
+    ex.evaluate_likelihood(cell.folder, step=steps)
 
 
 def _result_path(cell: Cell, steps: int) -> pathlib.Path:
     return cell.folder / f"likelihood_test_step{steps}.json"
-
-
-def _run(module: str, *arguments: str) -> None:
-    print("+ python -m", module, *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 def _table(
@@ -163,10 +177,30 @@ def _table(
 
 def _validation_bits(cell: Cell, steps: int) -> float:
     """What the trainer measured after so many steps."""
-    lines = (cell.folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    found = [one for one in records if one.get("kind") == "validation" and one["step"] == steps]
+    rows, _ = read_metrics(cell.folder / "metrics.jsonl")
+    found = [row for row in rows if row["kind"] == "validation" and row["step"] == steps]
     return found[-1]["bits_per_sample"]
+
+
+def _plot(cells: Sequence[Cell]) -> Figure:
+    """Bits of training over steps and over seconds, a row for each data set."""
+    seconds = json.loads((_root() / "steps.json").read_text())
+    names = list(dict.fromkeys(cell.data for cell in cells))
+    figure = Figure(figsize=(9, 3.4 * len(names)), layout="constrained")
+    grid = figure.subplots(len(names), 2, sharey="row", squeeze=False)
+    for cell in cells:
+        rows = read_metrics(cell.folder / "metrics.jsonl")[0]
+        rows = [row for row in rows if row["kind"] == "train"]
+        steps, bits = (np.array([row[key] for row in rows]) for key in ("step", "bits_per_sample"))
+        for axes, unit in zip(grid[names.index(cell.data)], (1.0, seconds[cell.model]), strict=True):
+            mean = running_mean(bits, max(1, len(bits) // 8))
+            color = f"C{list(MODELS).index(cell.model)}"
+            axes.plot(unit * steps, mean, color=color, lw=1.4, label=cell.model)
+    for row, name in zip(grid, names, strict=True):
+        row[0].set(xlabel="training step", ylabel=f"bits per sample of {name}, running mean")
+        row[1].set_xlabel("seconds of training on this machine")
+    grid[0, 0].legend(frameon=False, fontsize=7)
+    return figure
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -74,6 +74,8 @@ class DataConfig(DatasetConfig):
         evaluation always uses.
       crop: Which part: its "start", or one that begins at a "random" sample, drawn anew in every
         epoch. Either way a clip is normalised as a whole.
+      eval_clips: Clips of the validation and test split that are evaluated, spread evenly over it;
+        None is all of them, as published figures have it.
       seed: Order and crops of the training examples.
     """
 
@@ -83,6 +85,7 @@ class DataConfig(DatasetConfig):
     seq_len: int = 16_000
     train_len: int | None = None
     crop: Crop = "start"
+    eval_clips: int | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -92,6 +95,8 @@ class DataConfig(DatasetConfig):
             raise ValueError(
                 f"train_len {self.train_len} must be None, or in 1 to seq_len {self.seq_len}"
             )
+        if self.eval_clips is not None and self.eval_clips < 1:
+            raise ValueError(f"eval_clips {self.eval_clips} must be at least 1, or None for all")
         check_seed(self)
 
     @property

@@ -22,7 +22,7 @@ from poolformer_jax.data.builders.prepare import (
     prepare_command,
     relative_folder,
 )
-from poolformer_jax.data.config import DatasetConfig
+from poolformer_jax.data.config import DataConfig, DatasetConfig
 from poolformer_jax.data.datasets import SAMPLE_RATE
 
 Source = Sequence[Mapping[str, Any]]
@@ -67,6 +67,27 @@ def open_splits(config: DatasetConfig) -> Mapping[str, Source]:
     """
     builder = tfds.builder_from_directory(_complete_folder(config))
     return {split: builder.as_data_source(split) for split in SPLITS}
+
+
+def evaluated_clips(source: Source, config: DataConfig) -> Source:
+    """The clips of a split that an evaluation reads: all, or config.eval_clips of them."""
+    if config.eval_clips is None or config.eval_clips >= len(source):
+        return source
+    return _Part(source, [i * len(source) // config.eval_clips for i in range(config.eval_clips)])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part(Sequence[Mapping[str, Any]]):
+    """Some examples of a source, decoded when they are asked for."""
+
+    source: Source
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.source[self.indices[index]]
 
 
 def describe_dataset(config: DatasetConfig) -> DatasetFacts:

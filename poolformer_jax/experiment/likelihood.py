@@ -97,7 +97,7 @@ def evaluate_likelihood(
 
     from poolformer_jax import sharding
     from poolformer_jax.data.pipeline import eval_batches
-    from poolformer_jax.data.source import dataset_facts, open_splits
+    from poolformer_jax.data.source import dataset_facts, evaluated_clips, open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,
@@ -126,7 +126,7 @@ def evaluate_likelihood(
         own = own_files.of_earlier_version(workdir, files, files[0], *keys)
         own_files.check(workdir, files, own=own)
         splits = open_splits(data)
-        source = splits[split]
+        source = evaluated_clips(splits[split], data)
         batches = eval_batches(source, data, **sharding.share_of_batch(mesh, batch_size))
     agree(distributed, lambda: dataset_facts(splits), after_work=True)
     with interruption.StopRequest() as stop:
@@ -140,6 +140,7 @@ def evaluate_likelihood(
         "step": number,
         "weights": weights,
         "length": data.seq_len,
+        "eval_clips": data.eval_clips,
         "chunk_length": chunk_length,
         "training_length": training_length,
     }
@@ -165,8 +166,9 @@ def _choose_data(data: DataConfig, data_dir: str | None, length: int | None) -> 
 def _describe(result: dict[str, Any]) -> str:
     interval = result["confidence_interval"]
     spread = "" if interval is None else f" ({interval['low']:.4f} to {interval['high']:.4f})"
+    every = "all " if result["eval_clips"] is None else ""
     return (
-        f"{result['bits_per_sample']:.4f} bits per sample{spread} on {result['split']}: all "
+        f"{result['bits_per_sample']:.4f} bits per sample{spread} on {result['split']}: {every}"
         f"{result['num_clips']:,} clips, {result['num_samples']:,} samples, {result['weights']} "
         f"weights of step {result['step']}"
     )

@@ -32,7 +32,7 @@ Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1.
 """
 
 # What a bit per sample depends on, besides the model.
-_MEASURED_ON = ("name", "partial", "build_seed", "codec", "normalize", "seq_len")
+_MEASURED_ON = ("name", "partial", "build_seed", "codec", "normalize", "seq_len", "eval_clips")
 
 # Fields of the model in which sizes differ.
 _SIZES = {"width", "layers", "recurrent_width", "num_gate_blocks", "mlp_expansion"}

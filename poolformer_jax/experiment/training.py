@@ -78,7 +78,7 @@ def train(
 
     from poolformer_jax import sharding
     from poolformer_jax.data.pipeline import eval_batches, train_batches
-    from poolformer_jax.data.source import dataset_facts, open_splits
+    from poolformer_jax.data.source import dataset_facts, evaluated_clips, open_splits
     from poolformer_jax.evals.likelihood.evaluator import (
         choose_chunk_length,
         make_likelihood_evaluator,
@@ -113,13 +113,14 @@ def train(
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
         splits = open_splits(data)
+        validation = evaluated_clips(splits["validation"], data)
         train_data(0)  # Complains now of what it would complain of after compilation.
     agree(distributed, lambda: dataset_facts(splits), after_work=True)
 
     if jax.process_index() == 0:
         if restart:
             set_aside_run(workdir)
-        sizes = f"{len(splits['train']):,} training and {len(splits['validation']):,} validation"
+        sizes = f"{len(splits['train']):,} training and {len(validation):,} validation"
         record_start(
             workdir,
             experiment,
@@ -142,7 +143,7 @@ def train(
 
     def evaluate(params, should_stop):
         share = sharding.share_of_batch(mesh, config.eval_batch_size)
-        batches = eval_batches(splits["validation"], data, **share)
+        batches = eval_batches(validation, data, **share)
         likelihood = evaluator(params, batches, should_stop)
         return None if likelihood is None else likelihood.summary()
 

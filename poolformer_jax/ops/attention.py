@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from poolformer_jax import sharding
 from poolformer_jax.ops.scan_pallas_tpu import LANES, interpret_kernels
 
-MAX_BLOCK = 256
+MAX_BLOCK = 128
 """Queries that are computed together; they see so many steps less than a window before them."""
 
 

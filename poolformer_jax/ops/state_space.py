@@ -260,8 +260,9 @@ def _decay(system, responses, x, steps):
 def _states_between(system, steps, x, ends):
     """The states before chunks of so many steps, and the last, from what each adds, ends."""
     advance = jax.vmap(system.advance(steps))
-    last, starts = jax.lax.scan(lambda x, end: (advance(x) + end, x), x, ends)
-    return starts, last
+    before, starts = jax.lax.scan(lambda x, end: (advance(x) + end, x), x, ends[:-1])
+    # Outside the loop, the last state is not computed where nobody asks for it, as in training.
+    return jnp.concatenate([starts, before[None]]), advance(before) + ends[-1]
 
 
 def _convolve(u, kernel):

@@ -19,6 +19,7 @@ from poolformer_jax.data.config import DataConfig
         ({"data_dir": "https://x.org/y"}, "neither a path nor a bucket"),
         ({"data_dir": "gs://"}, "neither a path nor a bucket"),
         ({"data_dir": ""}, "data_dir .* got ''"),
+        ({"eval_clips": 0}, "eval_clips 0 must be at least 1, or None for all"),
         ({"seed": -1}, "seed -1 must be in 0 to"),
         ({"build_seed": 2**31}, "build_seed 2147483648 must be at most 2,147,483,647"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from poolformer_jax.audio.codec import encode
 from poolformer_jax.data.config import DataConfig
 from poolformer_jax.data.pipeline import eval_batches, train_batches
-from poolformer_jax.data.source import open_splits
+from poolformer_jax.data.source import evaluated_clips, open_splits
 
 CLIPS = 13
 CONFIG = DataConfig(seq_len=20)
@@ -180,6 +180,19 @@ def test_empty_split_is_refused():
         train_batches([], WIDE, batch_size=1, start_example=0)
     with pytest.raises(ValueError, match="empty"):
         eval_batches([], WIDE, batch_size=1)
+
+
+def test_an_evaluation_may_read_a_part_of_a_split():
+    clips = [{"audio": np.full(n + 1, 3, np.int16), "name": str(n)} for n in range(10)]
+
+    def names(eval_clips):
+        part = evaluated_clips(clips, dataclasses.replace(WIDE, eval_clips=eval_clips))
+        rows = np.concatenate([b["indices"] for b in eval_batches(part, WIDE, batch_size=4)])
+        return [part[i]["name"] for i in rows if i < len(part)]
+
+    assert names(4) == ["0", "2", "5", "7"]
+    assert names(1) == ["0"]
+    assert names(None) == names(10) == names(99) == [str(n) for n in range(10)]
 
 
 def test_digits_flow_through_the_pipeline(tiny_config):

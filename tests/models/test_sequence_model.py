@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from poolformer_jax.experiment import make_experiment, named_config, named_configs
 from poolformer_jax.layers.mixer_config import RGLRUConfig, S4Config
+from poolformer_jax.models.config import SequenceModelConfig
 from poolformer_jax.models.poolformer.config import PoolformerConfig
 from poolformer_jax.models.registry import MODELS
 from poolformer_jax.models.sashimi.config import SashimiConfig
@@ -39,6 +41,21 @@ CONFIGS = {
         scan="sequential",
     ),
 }
+# The systems of configs/baselines/, as wide as their heads want.
+BASELINES = {
+    name: dataclasses.replace(
+        make_experiment(named_config(f"{name}:digits")).model,
+        num_codes=16,
+        initial_code=8,
+        num_classes=3,
+        width=16,
+        pool_factors=(2, 2),
+        layers=(1, 1, 1),
+        remat="none",
+    )
+    for name in named_configs()
+    if name.startswith("baselines/")
+}
 CLIPS = 2
 LABELS = np.array([0, 2])
 # Float32 through a few residual blocks, for logits of order 10.
@@ -54,6 +71,7 @@ def test_every_model_is_tested():
 class Case:
     """A model, its parameters, and what it does with them, compiled."""
 
+    config: SequenceModelConfig
     model: object
     params: dict
     codes: jnp.ndarray  # Two chunks.
@@ -62,13 +80,17 @@ class Case:
     draw: object  # (keys, state, draw=) -> (codes, log-probabilities, state)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=[*CONFIGS, *(pytest.param(name, marks=pytest.mark.slow) for name in BASELINES)],
+)
 def case(request):
-    config = CONFIGS[request.param]
+    config = (CONFIGS | BASELINES)[request.param]
     model, params = config.build(), random_params(config)
     steps = 2 * model.chunk_multiple
     codes = np.random.default_rng(0).integers(model.num_codes, size=(CLIPS, steps))
     return Case(
+        config=config,
         model=model,
         params=params,
         codes=jnp.asarray(codes, jnp.int32),
@@ -90,7 +112,7 @@ def keys_at(time, clips=CLIPS):
 
 
 def test_sizes_are_those_of_the_configuration(case):
-    config = CONFIGS[type(case.model.config).kind]
+    config = case.config
     for field in ("num_codes", "num_classes", "chunk_multiple"):
         assert getattr(case.model, field) == getattr(config, field)
     # Programs are compiled once for equal models.
@@ -99,10 +121,12 @@ def test_sizes_are_those_of_the_configuration(case):
 
 def test_initial_parameters_are_float32_and_follow_the_key(case):
     shapes = jax.eval_shape(case.model.init_params, jax.random.key(0))
-    leaves = jax.tree.leaves(shapes)
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(shapes), strict=True)
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     assert count_params(case.model) == sum(leaf.size for leaf in leaves)
-    largest = max(range(len(leaves)), key=lambda i: leaves[i].size)
+    # State matrices of S4 and decays of Mamba start from constants.
+    kernels = [i for i, path in enumerate(paths) if path[-1].key == "kernel"]
+    largest = max(kernels, key=lambda i: leaves[i].size)
 
     @jax.jit  # Draws that are not looked at are not compiled.
     def draw_largest(key):

@@ -92,6 +92,7 @@ def name_variant(
         weights: weights != "ema",
         f"step{step}": step is not None,
         f"{data.seq_len / data.dataset.sample_rate:.12g}s": data.seq_len != own.seq_len,
+        f"{data.eval_clips or 'all'}clips": data.eval_clips != own.eval_clips,
     }
     return "".join(f"_{part}" for part, differs in parts.items() if differs)
 

@@ -57,6 +57,7 @@ def test_files_say_what_was_measured(tmp_path):
         ({}, {}, ""),
         ({"data_dir": "/elsewhere", "seed": 3, "train_len": 800}, {}, ""),
         ({"seq_len": 960_000}, {"step": 400, "weights": "raw"}, "_raw_step400_60s"),
+        ({"eval_clips": 200}, {}, "_200clips"),
         ({"seq_len": 16_001}, {}, "_1.0000625s"),
         ({"name": "digits_tiny", "build_seed": 2}, {}, "_digits_tiny_build2"),
         (
