@@ -192,7 +192,9 @@ def _plot(cells: Sequence[Cell]) -> Figure:
         rows = read_metrics(cell.folder / "metrics.jsonl")[0]
         rows = [row for row in rows if row["kind"] == "train"]
         steps, bits = (np.array([row[key] for row in rows]) for key in ("step", "bits_per_sample"))
-        for axes, unit in zip(grid[names.index(cell.data)], (1.0, seconds[cell.model]), strict=True):
+        for axes, unit in zip(
+            grid[names.index(cell.data)], (1.0, seconds[cell.model]), strict=True
+        ):
             mean = running_mean(bits, max(1, len(bits) // 8))
             color = f"C{list(MODELS).index(cell.model)}"
             axes.plot(unit * steps, mean, color=color, lw=1.4, label=cell.model)

@@ -12,7 +12,8 @@ from typing import Literal
 
 from poolformer_jax.experiment import named_config
 
-UNDECAYED = r"/(a_log|a_imag|skip|time_step_bias|bias|scale)$|embedding"
+STATE_SPACE = {"pattern": r"/(a_log|a_imag|skip|time_step_bias)$", "weight_decay": 0.0}
+UNDECAYED = {"pattern": r"/(bias|scale)$", "weight_decay": 0.0}
 
 
 def get_config(size: Literal["", "digits", "fsdd"] = ""):
@@ -22,12 +23,12 @@ def get_config(size: Literal["", "digits", "fsdd"] = ""):
     config.model.norm = "rms_norm"
 
     train = config.train
+    train.parameter_groups = (STATE_SPACE,)
     if size:
-        train.parameter_groups = ()
         config.model.layers = (1, 2, 2)
         return config
 
-    train.parameter_groups = ({"pattern": UNDECAYED, "weight_decay": 0.0},)
+    train.parameter_groups += (UNDECAYED,)
     train.learning_rate = 2e-3
     train.warmup_steps = 20_000
     train.beta2 = 0.95

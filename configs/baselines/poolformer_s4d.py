@@ -3,9 +3,9 @@
     python -m launch.train --config=configs/baselines/poolformer_s4d.py --workdir=runs/pooled_s4d
     python -m launch.train --config=configs/baselines/poolformer_s4d.py:digits --workdir=runs/small
 
-Published: nothing. Beside configs/sc09.py it tells the recurrence apart from the pools, beside
-sashimi_s4d.py the pools from the recurrence. Not trained here yet on SC09; docs/baselines.md has
-what the small size reached.
+Published: nothing. Beside configs/sc09.py it tells the recurrence apart from the rest; beside
+sashimi_s4d.py, the rest (pools, blocks, recipe) from the recurrence. Not trained here yet on SC09;
+docs/baselines.md has what the small size reached.
 """
 
 from typing import Literal

@@ -14,7 +14,7 @@ from typing import Literal
 from poolformer_jax.experiment import default_config, named_config
 
 STATE_SPACE = r"/(A_real|A_imag|B|P|inv_dt)$"
-UNDECAYED = r"/(bias|scale)$|embedding"
+UNDECAYED = r"/(bias|scale)$|embedding|/label/"
 
 
 def get_config(size: Literal["", "digits", "fsdd"] = ""):

@@ -23,7 +23,8 @@ class AttentionState:
     """The steps that later ones may look at, as a ring: step s is in slot s modulo the window.
 
     Attributes:
-      keys: [b, window, m, h] without positions, in the activations' type.
+      keys: [b, window, m, h] without positions, in the activations' type. A step rotates them anew
+        by their age, which stays small however long the sequence gets.
       values: [b, window, m, h] of the same steps.
       count: Steps so far; from two windows on modulo the window, so that it never overflows.
     """
@@ -89,15 +90,25 @@ class Attention(nn.Module):
         before_k, last_k = steps_before(state.keys[:, chronological], k)
         before_v, last_v = steps_before(state.values[:, chronological], v)
         implementation = choose_implementation(execution.scan, execution.platform)
-        y = attend(
-            q,
-            jnp.concatenate([before_k[:, 1:], k], axis=1),
-            jnp.concatenate([before_v[:, 1:], v], axis=1),
-            num_before=jnp.minimum(count, window - 1),
-            window=window,
-            wavelength=config.wavelength,
-            implementation="splash" if implementation in ("pallas", "fused") else "dense",
-        )
+        keys = jnp.concatenate([before_k[:, 1:], k], axis=1)
+        values = jnp.concatenate([before_v[:, 1:], v], axis=1)
+
+        def look_back(window: int) -> Array:
+            return attend(
+                q,
+                keys[:, config.window - window :],
+                values[:, config.window - window :],
+                num_before=jnp.minimum(count, window - 1),
+                window=window,
+                wavelength=config.wavelength,
+                implementation="splash" if implementation in ("pallas", "fused") else "dense",
+            )
+
+        steps = q.shape[1]
+        if steps >= window or time_is_split():
+            y = look_back(window)
+        else:  # At the start of a sequence, a window longer than the chunk would find nothing.
+            y = jax.lax.cond(count == 0, lambda: look_back(steps), lambda: look_back(window))
         ring = (slots - end) % window
         return y, self._advance(last_k[:, ring], last_v[:, ring], end)
 

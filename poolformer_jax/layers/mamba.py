@@ -44,8 +44,8 @@ class Mamba(nn.Module):
         h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t,   y_t = sum_n C_t h_t + D u_t
         out = (y * silu(z)) W_out
 
-    A = -exp(a_log), plus j a_imag if complex. dt, the convolution and the recurrence are computed
-    in float32 whatever the activations' type.
+    A = -exp(a_log), plus j a_imag if complex. The softplus, the convolution and the recurrence are
+    computed in float32 whatever the activations' type.
 
     Attributes:
       config: Sizes, and the range of the time steps.

@@ -221,7 +221,7 @@ class S4Config(MixerConfig):
         return S4(self, execution, name=name)
 
     def flops_per_step(self, width: int) -> int:
-        """The chunks' products with kernel, inputs and outputs, and the map that follows."""
+        """The chunks' products with kernel, inputs and outputs, on a TPU; the map that follows."""
         return width * (2 * S4_CHUNK + 4 * self.state_size) + 2 * width**2 * (1 + self.glu)
 
 

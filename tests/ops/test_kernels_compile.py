@@ -8,6 +8,8 @@ import pytest
 
 from poolformer_jax.aot.chips import chip_of, describe_topology
 from poolformer_jax.aot.report import read_program
+from poolformer_jax.layers.config import ExecutionConfig
+from poolformer_jax.layers.mixer_config import MIXERS
 from poolformer_jax.ops import rg_lru_pallas_tpu, scan_pallas_tpu, selective_scan_pallas_tpu
 from poolformer_jax.typing import Planes
 
@@ -117,3 +119,24 @@ def test_selective_scan_compiles(topology, shape, states, dtype, kind):
         # before each block.
         plane = 4 * math.prod(shape)
         assert report.work.hbm_bytes <= 1.02 * 11 * plane and report.temp_bytes <= 0.01 * plane
+
+
+@pytest.mark.parametrize("kind", ["s4", "s4d"])
+def test_state_spaces_compile(kind):
+    """A layer of SaShiMi, forward and backward: chunks go through no array of all steps' states."""
+    steps, d = 1600, 64
+    mixer = MIXERS[kind]().build(ExecutionConfig(platform="tpu"))
+    x, state = jnp.zeros((1, steps, d)), mixer.init_state(1, d)
+    device = jax.sharding.SingleDeviceSharding(describe_topology("v5e:1x1")[0])
+
+    def loss(params, x):
+        return jnp.sum(mixer.apply(params, x, jnp.zeros_like(state))[0] ** 2)
+
+    shapes = jax.eval_shape(mixer.init, jax.random.key(0), x, state), x
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes
+    )
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arguments).compile()
+    report = read_program(compiled, chip_of("v5e:1x1"))
+    print(kind, report)
+    assert report.temp_bytes < 4 * steps * state.size / 4  # Of float32 states.

@@ -116,6 +116,15 @@ def test_eigenvalues_of_the_discrete_matrix():
     np.testing.assert_allclose(np.sort(np.abs(np.linalg.eigvals(power))), expected, atol=1e-5)
 
 
+def test_the_released_parameter_of_a_known_system():
+    """C (1 - A^16), of which `released_kernel` starts."""
+    a, b, c, p, dt = parameters("s4", 2, np.full(1, 0.1), np.ones((1, 2), complex))
+    matrix, _, full = oracle_s4.discrete(a[0], b[0], c[0], p[0], dt[0])
+    ours = full @ (np.eye(4) - np.linalg.matrix_power(matrix, 16))
+    expected = [0.957644796 - 0.033197103j, 0.563172942 + 0.158935304j]
+    np.testing.assert_allclose(ours[:2], expected, atol=1e-8)
+
+
 @pytest.mark.parametrize("length", [64, 1000])
 def test_released_kernel_equals_the_recurrence(length):
     """Two ways of the specification in float64: the generating function and the plain loop."""

@@ -37,6 +37,8 @@ OPTIONS = {
     "autoregressive": {"unet": False, "pool_weight_norm": True},
     "labels": {"num_classes": 3},
     "mamba": {"mixer": MambaConfig(state_size=3), "mlp_expansion": 0, "norm": "rms_norm"},
+    "s4": {"mixer": S4Config(state_size=8)},
+    "s4d": {"mixer": S4DConfig(state_size=8, tied=True), "unet": False},
     "centre": {
         "center_mixer": RGLRUConfig(recurrent_width=8, num_gate_blocks=2),
         "center_mlp_expansion": 1,
@@ -57,6 +59,34 @@ def test_logits_equal_oracle(config):
     assert np.std(expected) > 0.5
     # Float32 rounding through a dozen residual branches.
     np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [48, 80])
+def test_stepped_and_cut_logits_of_s4_equal_the_whole(steps):
+    config = dataclasses.replace(UNET, mixer=S4Config(), pool_factors=(4, 4), layers=(1, 1, 1))
+    model, params = config.build(), random_params(config)
+    codes = random_codes(config, steps)
+    read = jax.jit(model.log_probs)
+    whole, _ = read(params, codes, model.init_state(len(codes)))
+    assert np.std(whole) > 0.5
+
+    def read_in_parts(sizes):
+        parts, state, start = [], model.init_state(len(codes)), 0
+        for size in sizes:
+            part, state = read(params, codes[:, start : start + size], state)
+            parts.append(part)
+            start += size
+        assert start == steps
+        return np.concatenate(parts, axis=1)
+
+    step = jax.jit(model.step_log_probs)
+    stepped, state = [], model.init_state(len(codes))
+    for t in range(steps):
+        log_probs, state = step(params, codes[:, t], state)
+        stepped.append(log_probs)
+    # Float32 rounding of sums in another order, through a few blocks.
+    for ours in (read_in_parts((16, 32, *[16] * (steps // 16 - 3))), np.stack(stepped, axis=1)):
+        np.testing.assert_allclose(ours, whole, atol=1e-4)
 
 
 @pytest.mark.parametrize(
