@@ -145,8 +145,9 @@ def _train(cell: Cell, steps: int) -> None:
         },
     )
     print(f"{cell.folder}, {steps} steps", flush=True)
-    ex.train(experiment, cell.folder)
-    ex.evaluate_likelihood(cell.folder, step=steps)
+    devices = jax.devices()[:1]
+    ex.train(experiment, cell.folder, devices=devices)
+    ex.evaluate_likelihood(cell.folder, step=steps, devices=devices)
 
 
 def _result_path(cell: Cell, steps: int) -> pathlib.Path:
