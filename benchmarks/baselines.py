@@ -34,7 +34,6 @@ from benchmarks.models import MODELS, config_of, seconds_of_steps
 from benchmarks.side_by_side import define_out, define_rounds, publish
 from launch import command_line
 from poolformer_jax import experiment as ex
-from poolformer_jax.experiment.configuration import replace
 from poolformer_jax.pages.plots import running_mean
 from poolformer_jax.training.metrics_file import read_metrics
 
@@ -77,7 +76,8 @@ def main(argv):
     del argv
     # Seeds and data sets share their programs.
     jax.config.update("jax_compilation_cache_dir", str(_root() / "programs"))
-    steps = budgets(_seconds_of_steps(_MODELS.value), _STEPS.value)
+    seconds = _seconds_of_steps(_MODELS.value)
+    steps = budgets(seconds, _STEPS.value)
     cells = [
         Cell(data, model, seed)
         for seed in range(_SEEDS.value)
@@ -90,7 +90,7 @@ def main(argv):
     tables = {f"On {data}": _table(data, cells, steps) for data in _DATA.value}
     publish("baselines", tables, _OUT.value)
     if _OUT.value is not None:
-        figure = _plot([cell for cell in cells if cell.seed == 0])
+        figure = _plot([cell for cell in cells if cell.seed == 0], seconds)
         figure.savefig(pathlib.Path(_OUT.value).expanduser() / "baselines.svg")
 
 
@@ -125,7 +125,7 @@ def _train(cell: Cell, steps: int) -> None:
     if _result_path(cell, steps).exists():
         return
     every = 10 * steps  # Never before the end.
-    experiment = replace(
+    experiment = ex.replace(
         ex.make_experiment(ex.named_config(cell.config)),
         train={
             "num_steps": steps,
@@ -183,9 +183,8 @@ def _validation_bits(cell: Cell, steps: int) -> float:
     return found[-1]["bits_per_sample"]
 
 
-def _plot(cells: Sequence[Cell]) -> Figure:
+def _plot(cells: Sequence[Cell], seconds: dict[str, float]) -> Figure:
     """Bits of training over steps and over seconds, a row for each data set."""
-    seconds = json.loads((_root() / "steps.json").read_text())
     names = list(dict.fromkeys(cell.data for cell in cells))
     figure = Figure(figsize=(9, 3.4 * len(names)), layout="constrained")
     grid = figure.subplots(len(names), 2, sharey="row", squeeze=False)
