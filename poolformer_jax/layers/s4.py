@@ -92,7 +92,8 @@ class S4(nn.Module):
         )
         if isinstance(config, S4DConfig):
             return DiagonalSystem(dt=dt, a=a, b=b, c=c)
-        return LowRankSystem(dt=dt, a=a, p=_split(constant("P", planes(modes.p))), b=b, c=c)
+        p = _split(constant("P", planes(modes.p)))
+        return LowRankSystem(dt, a, p, b, c, in_loops=self.execution.platform == "tpu")
 
     @nn.nowrap
     def init_state(self, batch: int, width: int) -> Float[Array, "b d s"]:

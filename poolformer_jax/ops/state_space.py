@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
 from jaxtyping import Float
 
@@ -112,7 +113,8 @@ class DiagonalSystem(NamedTuple):
         return growth, multiply(multiply(self.b, growth), _inverse(self.a))
 
 
-class LowRankSystem(NamedTuple):
+@struct.dataclass
+class LowRankSystem:
     """S4: x' = (diag(a) - p p^*) x + b u by the bilinear rule, y = 2 Re(c x).
 
     The products with p^* are over all modes, of which those that are not kept are conjugate.
@@ -123,6 +125,8 @@ class LowRankSystem(NamedTuple):
       p: As many as a.
       b: The same.
       c: For each channel.
+      in_loops: Whether powers of the matrices are taken in loops: much less to compile, of which a
+        TPU's compiler takes seconds for each product in full float32, but slow on a CPU.
     """
 
     dt: Float[Array, " d"]
@@ -130,6 +134,7 @@ class LowRankSystem(NamedTuple):
     p: Planes
     b: Planes
     c: Planes
+    in_loops: bool = struct.field(pytree_node=False, default=False)
 
     def step(
         self, x: Float[Array, "d s"], u: Float[Array, " d"]
@@ -141,20 +146,29 @@ class LowRankSystem(NamedTuple):
         return _reals(z), jnp.sum(real_product(self.c, z), axis=-1)
 
     def responses(self, q: int) -> Responses:
-        """By doubling."""
+        """By doubling; in loops by the powers below r, the root of q, and those of the r-th."""
         growth, readout = self._growth(), _readout(self.c)[..., None]
         inputs = _reals(self._solve(scale(self.dt[:, None], self.b)))[:, None]
         outputs = readout + _matmul(growth, readout)
-        while inputs.shape[1] < q:
-            inputs = jnp.concatenate([inputs, _grown_rows(growth, inputs)], axis=1)
-            outputs = jnp.concatenate([outputs, outputs + _matmul(growth, outputs)], axis=2)
-            growth = _compose_matrices(growth, growth)
+        if self.in_loops:
+            r = 1 << (q.bit_length() // 2)
+            for power, count in ((growth, r), (self._growth_of(r), q // r)):
+                inputs = _iterates(functools.partial(_grown_rows, power), inputs, count, 1)
+                outputs = _iterates(functools.partial(_grown_columns, power), outputs, count, 2)
+        else:
+            while inputs.shape[1] < q:
+                inputs = jnp.concatenate([inputs, _grown_rows(growth, inputs)], axis=1)
+                outputs = jnp.concatenate([outputs, _grown_columns(growth, outputs)], axis=2)
+                growth = _compose_matrices(growth, growth)
         return Responses(_matmul(inputs, readout)[..., 0], inputs, outputs)
 
     def advance(self, steps: int) -> Advance:
         """By the power of the matrix."""
-        growth = _power(self._growth(), steps, _compose_matrices)
+        growth = self._growth_of(steps)
         return lambda x: _grown_rows(growth, x[:, None])[:, 0]
+
+    def _growth_of(self, steps: int) -> Float[Array, "d s s"]:
+        return _power(self._growth(), steps, _compose_matrices, self.in_loops)
 
     def _growth(self) -> Float[Array, "d s s"]:
         """A - 1, such that the row x becomes x A: what dt makes small is not added to 1."""
@@ -295,6 +309,17 @@ def _grown_rows(growth, rows):
     return rows + _matmul(rows, growth)
 
 
+def _grown_columns(growth, columns):
+    """1 + growth times columns."""
+    return columns + _matmul(growth, columns)
+
+
+def _iterates(function, x, count, axis):
+    """x, function(x), function(function(x)) and so on, so many, one after the other on an axis."""
+    _, iterates = jax.lax.scan(lambda x, _: (function(x), x), x, length=count)
+    return jnp.moveaxis(iterates, 0, axis).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
 def _compose(first, second):
     """(1 + first) (1 + second) - 1. Powers in this form keep the digits of a slow decay."""
     return add(first, _grown(first, second))
@@ -305,15 +330,16 @@ def _compose_matrices(first, second):
     return first + (second + _matmul(first, second))
 
 
-def _power(base, exponent, product):
+def _power(base, exponent, product, in_loop=False):
     """base^exponent for an exponent of at least 1, by squaring."""
-    power = None
-    while True:
-        if exponent % 2:
-            power = base if power is None else product(power, base)
-        if not (exponent := exponent // 2):
-            return power
-        base = product(base, base)
+    power, bits = base, f"{exponent:b}"[1:]
+    if in_loop and "1" not in bits:
+        return jax.lax.scan(lambda x, _: (product(x, x), None), base, length=len(bits))[0]
+    for bit in bits:
+        power = product(power, power)
+        if bit == "1":
+            power = product(power, base)
+    return power
 
 
 def _planes(x):

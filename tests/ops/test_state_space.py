@@ -66,12 +66,21 @@ def random_parameters(kind, channels=3, pairs=32, seed=0):
     return parameters(kind, pairs, np.geomspace(1e-3, 0.1, channels), c)
 
 
-def system_of(a, b, c, p, dt):
+def system_of(a, b, c, p, dt, **options):
     def planes(x):
         return Planes(jnp.float32(x.real), jnp.float32(x.imag))
 
     common = {"dt": jnp.float32(dt), "a": planes(a), "b": planes(b), "c": planes(c)}
-    return DiagonalSystem(**common) if p is None else LowRankSystem(p=planes(p), **common)
+    return (
+        DiagonalSystem(**common) if p is None else LowRankSystem(p=planes(p), **common, **options)
+    )
+
+
+def systems(kind, **options):
+    """Parameters as the oracle takes them, and the system of them; `s4_in_loops` is one more."""
+    kind, _, loops = kind.partition("_in_")
+    values = random_parameters(kind, **options)
+    return values, system_of(*values, **({"in_loops": True} if loops else {}))
 
 
 def oracle(values, u, x=None):
@@ -137,36 +146,32 @@ def test_released_kernel_equals_the_recurrence(length):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", [*SYSTEMS, "s4_in_loops"])
 def test_kernel_equals_the_recurrence(kind, method):
-    values, length = random_parameters(kind), 1000
+    (values, system), length = systems(kind), 1000
     impulse = np.eye(1, length)[..., None] * np.ones(len(values[-1]))
     expected, _ = oracle(values, impulse)
     start = jnp.zeros((1, len(values[-1]), 64))
-    y, _ = jax.jit(functools.partial(run, method=method))(
-        system_of(*values), jnp.float32(impulse), start
-    )
+    y, _ = jax.jit(functools.partial(run, method=method))(system, jnp.float32(impulse), start)
     np.testing.assert_allclose(y, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", SYSTEMS)
+@pytest.mark.parametrize("kind", [*SYSTEMS, "s4_in_loops"])
 def test_slow_channels_keep_their_digits(kind, method):
     """From a random state over as many steps as the slowest channel remembers."""
-    rng, values = np.random.default_rng(2), random_parameters(kind)
+    rng, (values, system) = np.random.default_rng(2), systems(kind)
     u, x = rng.normal(size=(1, 1000, 3)), rng.normal(size=(1, 3, 64))
-    ours = jax.jit(functools.partial(run, method=method))(
-        system_of(*values), jnp.float32(u), jnp.float32(x)
-    )
+    ours = jax.jit(functools.partial(run, method=method))(system, jnp.float32(u), jnp.float32(x))
     for one, exact in zip(ours, oracle(values, u, x), strict=True):
         np.testing.assert_allclose(one, exact, atol=5e-5 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("steps", [1, 7, 16, 39])
-@pytest.mark.parametrize("kind", ["s4", "legs"])
+@pytest.mark.parametrize("kind", ["s4", "s4_in_loops", "legs"])
 def test_methods_agree_from_any_state(kind, steps):
     rng = np.random.default_rng(1)
-    values = random_parameters(kind, channels=2, pairs=4)
+    values, system = systems(kind, channels=2, pairs=4)
     u, x, weights = rng.normal(size=(2, steps, 2)), rng.normal(size=(2, 2, 8)), None
     weights = rng.normal(size=u.shape), rng.normal(size=x.shape)
     expected = oracle(values, u, x)
@@ -180,7 +185,7 @@ def test_methods_agree_from_any_state(kind, steps):
             parts = (jnp.sum(jnp.float32(w) * p) for w, p in zip(weights, (y, last), strict=True))
             return sum(parts), (y, last)
 
-        (_, outputs), gradients[method] = loss(system_of(*values), jnp.float32(u), jnp.float32(x))
+        (_, outputs), gradients[method] = loss(system, jnp.float32(u), jnp.float32(x))
         for ours, theirs in zip(outputs, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5 * (1 + np.abs(theirs).max()))
     reference = jax.tree.leaves(gradients["step"])

@@ -37,7 +37,7 @@ def test_baseline_step_compiles_for_v5e_2x2(tpu_compiler):
 
 
 # With S4 the compilation takes minutes; tests/ops/test_kernels_compile.py has a layer of it.
-@pytest.mark.parametrize("name", ["mamba", "attention_local"])
+@pytest.mark.parametrize("name", ["mamba", "attention_local", "sashimi"])
 def test_baseline_systems_compile_for_v5e_2x2(name, tpu_compiler):
     """As published, but with one layer at each level, of which others are repetitions."""
     experiment = make_experiment(named_config(f"baselines/{name}"))
