@@ -11,7 +11,9 @@ What is done is not done again: the same command goes on after an interruption.
 
 The tables are printed, and written to --out with the curves: bits per sample on validation and test
 clips, the mean and range over seeds where there are several; of one seed, with the 95 % bootstrap
-interval over the test clips.
+interval over the test clips. With --scored=1000 so many clips of a second are drawn from the first
+seed of each after the same seconds, and scored beside real test clips; --classifier names the
+classifier of the data set.
 
 Measured on two cores: docs/baselines.md.
 """
@@ -34,6 +36,8 @@ from benchmarks.models import MODELS, config_of, seconds_of_steps
 from benchmarks.side_by_side import define_out, define_rounds, publish
 from launch import command_line
 from poolformer_jax import experiment as ex
+from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.evals.scores.table import HEADER, score_row
 from poolformer_jax.pages.plots import running_mean
 from poolformer_jax.training.metrics_file import read_metrics
 
@@ -48,6 +52,12 @@ _STEPS = flags.DEFINE_integer("steps", 300, "Budget.", lower_bound=10, flag_valu
 _CROP = flags.DEFINE_integer("crop", 1920, "Samples of a training clip.", flag_values=_FLAGS)
 _LENGTH = flags.DEFINE_integer("length", 4000, "Where words are cut.", flag_values=_FLAGS)
 _CLIPS = flags.DEFINE_integer("clips", 200, "Evaluated clips.", flag_values=_FLAGS)
+_SCORED = flags.DEFINE_integer(
+    "scored", 0, "Clips to draw and score; 0 for none.", lower_bound=0, flag_values=_FLAGS
+)
+_CLASSIFIER = flags.DEFINE_string(
+    "classifier", None, "Of launch.train_classifier, for --scored.", flag_values=_FLAGS
+)
 _ROUNDS = define_rounds(_FLAGS)
 _OUT = define_out(_FLAGS)
 
@@ -74,6 +84,8 @@ class Cell:
 def main(argv):
     """Trains what is missing, prints."""
     del argv
+    if _SCORED.value and (_CLASSIFIER.value is None or len(_DATA.value) > 1):
+        raise ValueError("--scored needs one data set, --data, and its --classifier")
     # Seeds and data sets share their programs.
     jax.config.update("jax_compilation_cache_dir", str(_root() / "programs"))
     seconds = _seconds_of_steps(_MODELS.value)
@@ -88,6 +100,9 @@ def main(argv):
         for budget in sorted(steps[cell.model].values()):
             _train(cell, budget)
     tables = {f"On {data}": _table(data, cells, steps) for data in _DATA.value}
+    if _SCORED.value:
+        first = [cell for cell in cells if cell.seed == 0]
+        tables[f"{_SCORED.value} clips of a second"] = _score(first, steps)
     publish("baselines", tables, _OUT.value)
     if _OUT.value is not None:
         figure = _plot([cell for cell in cells if cell.seed == 0], seconds)
@@ -148,6 +163,32 @@ def _train(cell: Cell, steps: int) -> None:
     devices = jax.devices()[:1]
     ex.train(experiment, cell.folder, devices=devices)
     ex.evaluate_likelihood(cell.folder, step=steps, devices=devices)
+
+
+def _score(cells: Sequence[Cell], steps: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """A row for the clips of each model after equal seconds, and last one for test clips."""
+    rows, real = [], {}
+    for cell in cells:
+        num_steps = steps[cell.model]["seconds"]
+        folder = cell.folder / f"samples_step{num_steps}"
+        print(f"{folder}, {_SCORED.value} clips", flush=True)
+        ex.sample(
+            cell.folder,
+            folder,
+            num_clips=_SCORED.value,
+            length=SAMPLE_RATE,
+            batch_size=50,
+            step=num_steps,
+            devices=jax.devices()[:1],
+        )
+        scores = ex.score_samples(folder, workdir=cell.folder, classifier=_CLASSIFIER.value)
+        values = {
+            scored.name: dict(zip(HEADER[1:], score_row(scored)[1:], strict=True))
+            for scored in scores.sets
+        }
+        rows.append({"model": cell.model, **values["samples"]})
+        real = values["real_test"]
+    return [*rows, {"model": "real test clips", **real}]
 
 
 def _result_path(cell: Cell, steps: int) -> pathlib.Path:

@@ -8,13 +8,13 @@ Source: Gu et al. 2022, arXiv:2111.00396 (S4); Gu et al. 2022, arXiv:2206.11893 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
 from jaxtyping import Float
 
@@ -113,7 +113,8 @@ class DiagonalSystem(NamedTuple):
         return growth, multiply(multiply(self.b, growth), _inverse(self.a))
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class LowRankSystem:
     """S4: x' = (diag(a) - p p^*) x + b u by the bilinear rule, y = 2 Re(c x).
 
@@ -134,7 +135,7 @@ class LowRankSystem:
     p: Planes
     b: Planes
     c: Planes
-    in_loops: bool = struct.field(pytree_node=False, default=False)
+    in_loops: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def step(
         self, x: Float[Array, "d s"], u: Float[Array, " d"]
