@@ -1,6 +1,5 @@
 """Signals end the work at a safe point, and a program with their status."""
 
-import os
 import signal
 import subprocess
 import sys

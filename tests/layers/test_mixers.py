@@ -35,7 +35,6 @@ VARIANTS = {
     "s4": S4Config(state_size=8),
     "s4_fft": S4Config(state_size=4, tied=True, glu=False, method="fft"),
     "s4d": S4DConfig(state_size=8),
-    "s4d_step": S4DConfig(state_size=4, tied=True, init="lin", method="step"),
     "mamba": MambaConfig(state_size=3),
     "mamba_complex": MambaConfig(
         state_size=2, complex=True, expand=1, dt_rank=2, convolution_width=3

@@ -25,7 +25,7 @@ def shapes_of(config):
     ids=["baseline", "with all", "with others", "attention", "mamba"],
 )
 def test_eight_devices_share_the_parameters(options):
-    config = PoolformerConfig(**options)
+    config = PoolformerConfig(pool_factors=(4,), layers=(3, 3), **options)
     mesh, shapes = sharding.make_mesh(MeshConfig(fsdp=8)), shapes_of(config)
     placed = sharding.state_sharding(mesh, shapes, config.build().parameter_rules)
     whole = sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -39,7 +39,10 @@ def test_eight_devices_share_the_parameters(options):
 
 def test_state_spaces_are_on_every_device():
     """Channels that share their matrices have one row of them, which cannot be split."""
-    mesh, config = sharding.make_mesh(MeshConfig(fsdp=8)), PoolformerConfig(mixer=S4Config())
+    mesh, config = (
+        sharding.make_mesh(MeshConfig(fsdp=8)),
+        PoolformerConfig(mixer=S4Config(), layers=(1,) * 5),
+    )
     rules = config.build().parameter_rules
     placed = sharding.state_sharding(mesh, shapes_of(config), rules)
     mixer = placed["backbone"]["pre"]["layers"]["mixer"]["s4"]

@@ -61,8 +61,8 @@ def test_logits_equal_oracle(config):
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [48, 80])
-def test_stepped_and_cut_logits_of_s4_equal_the_whole(steps):
+def test_stepped_and_cut_logits_of_s4_equal_the_whole():
+    steps = 80  # A chunk of S4 and a part of one.
     config = dataclasses.replace(UNET, mixer=S4Config(), pool_factors=(4, 4), layers=(1, 1, 1))
     model, params = config.build(), random_params(config)
     codes = random_codes(config, steps)
@@ -101,8 +101,8 @@ def test_number_of_parameters_with_mamba(options, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
-@pytest.mark.parametrize("remat", ["block", "half_block", "elementwise"])
-def test_gradients_do_not_depend_on_what_is_recomputed(remat):
+def test_gradients_do_not_depend_on_what_is_recomputed():
+    """Other ways to recompute are those of the blocks, which all backbones share."""
     codes = random_codes(UNET, 12)
 
     def gradient(config):
@@ -113,7 +113,7 @@ def test_gradients_do_not_depend_on_what_is_recomputed(remat):
 
         return jax.jit(jax.grad(loss))(params)
 
-    ours = gradient(dataclasses.replace(UNET, remat=remat))
+    ours = gradient(dataclasses.replace(UNET, remat="block"))
     for a, b in zip(*map(jax.tree.leaves, (ours, gradient(UNET))), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -138,8 +138,8 @@ def test_weight_normalisation_leaves_the_initial_kernels_as_drawn():
     params = config.build().init_params(jax.random.key(0))
     plain = dataclasses.replace(config, pool_weight_norm=False).build()
     codes, state = random_codes(config, 12), plain.init_state(2)
-    ours, _ = config.build().logits(params, codes, state)
-    theirs, _ = plain.logits(params, codes, state)
+    ours, _ = jax.jit(config.build().logits)(params, codes, state)
+    theirs, _ = jax.jit(plain.logits)(params, codes, state)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
