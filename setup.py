@@ -46,7 +46,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["poolformer_jax*"]), *_CONFIG_FOLDERS],
     package_dir=_CONFIG_FOLDERS,
-    package_data={"poolformer_jax": ["pages/*.css"]},
+    package_data={"poolformer_jax": ["pages/*.css", "pretrained/*/*"]},
     python_requires=">=3.11",
     install_requires=[
         f"jax{_JAX_BOUNDS}",

@@ -1,6 +1,6 @@
 """Scores generated clips against real ones: FID, IS, mIS, AM, NDB, each with an interval.
 
-    python -m launch.eval_samples --workdir=runs/quickstart --classifier=runs/digits_classifier
+    python -m launch.eval_samples --workdir=runs/quickstart
     python -m launch.eval_samples --samples=FOLDER_OF_WAVS --classifier=runs/sc09_classifier \\
         --reference=sc09:train
 
@@ -32,7 +32,8 @@ _WORKDIR = command_line.define_workdir(
 _CLASSIFIER = _string(
     "classifier",
     None,
-    "Folder of the classifier, from launch.train_classifier or launch.import_classifier.",
+    "Folder of the classifier, from launch.train_classifier or launch.import_classifier; the one "
+    "that comes with the package if not given, for digits alone.",
 )
 _REFERENCE = _string(
     "reference",

@@ -18,6 +18,7 @@ from poolformer_jax.data.config import DataConfig
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.pages import offer_metrics_page
 from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.pretrained import pretrained_classifier
 from poolformer_jax.experiment.references import choose_reference, open_reference
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def score_samples(
     Args:
       samples: Folder of one-second WAV files; <workdir>/samples if None.
       workdir: Run that drew the clips; tells the data set.
-      classifier: Folder of the classifier; it has to be given.
+      classifier: Folder of the classifier; the one that comes with the package if None, for
+        `digits` alone.
       reference: Data set and split, such as "sc09:train", or a folder of WAV files; the run's train
         split if None.
       data_dir: Folder of data sets, if it is another than the run's.
@@ -81,8 +83,12 @@ def score_samples(
         cannot be read.
     """
     with user_errors():
-        folder, classifier_dir = _find_folders(samples, workdir, classifier)
+        folder = _find_samples(samples, workdir)
         chosen = choose_reference(workdir, reference, data_dir, samples=folder, partial=partial)
+        if classifier is None:
+            named = "a folder" if chosen.data is None else chosen.data.name
+            classifier = pretrained_classifier(named)
+        classifier_dir = local_path("classifier", classifier)
         out = folder / "metrics" if out is None else local_path("out", out)
         references = None if reference_dir is None else local_path("reference_dir", reference_dir)
         check_range("bootstrap", bootstrap, 0, 100_000)
@@ -227,18 +233,10 @@ def _print(scores: Scores, path: pathlib.Path, clips_per_second: float | None) -
     )
 
 
-def _find_folders(
-    samples: Folder | None, workdir: Folder | None, classifier: Folder | None
-) -> tuple[pathlib.Path, Folder]:
-    """The folders of the clips and of the classifier."""
-    if classifier is None:
-        raise ValueError(
-            "classifier is missing: make one with launch.train_classifier, or bring the "
-            "published one with launch.import_classifier, and pass its folder"
-        )
-    classifier = local_path("classifier", classifier)
+def _find_samples(samples: Folder | None, workdir: Folder | None) -> pathlib.Path:
+    """The folder of the clips."""
     if samples is not None:
-        return local_path("samples", samples), classifier
+        return local_path("samples", samples)
     if workdir is None:
         raise ValueError("give --samples=FOLDER_OF_WAVS, or the --workdir of a run that drew clips")
     folder = local_path("workdir", workdir) / "samples"
@@ -249,4 +247,4 @@ def _find_folders(
             f"{folder} does not exist; draw clips with: {shlex.join(command)}, or name the --out "
             "of an earlier draw as --samples"
         )
-    return folder, classifier
+    return folder

@@ -201,4 +201,4 @@ def test_mistakes_end_in_one_line(known, mistakes, tiny_config, flags, message):
 
 def test_classifier_has_to_be_named(workdir):
     message = mistake("eval_samples", f"--workdir={workdir}")
-    assert "--classifier is missing: make one with launch.train_classifier" in message
+    assert "--classifier is missing, and none for digits_tiny comes with the package" in message
