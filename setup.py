@@ -46,7 +46,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["poolformer_jax*"]), *_CONFIG_FOLDERS],
     package_dir=_CONFIG_FOLDERS,
-    package_data={"poolformer_jax": ["pages/*.css", "pretrained/*/*"]},
+    package_data={"poolformer_jax": ["pages/*.css", "live/page.*", "pretrained/*/*"]},
     python_requires=">=3.11",
     install_requires=[
         f"jax{_JAX_BOUNDS}",
@@ -85,6 +85,7 @@ setup(
             *_DOWNLOAD,
             *_GCS,
         ],
+        "browser": ["playwright>=1.49,<2"],  # Drives an installed Chromium in tests of the live page.
         "lint": [
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",

@@ -45,8 +45,9 @@ ALLOWED_ROOMS = {
     "classifier": GROUND | {"audio", "training", "data"},
     "evals": BELOW_MODELS | {"models", "data", "sampling", "classifier"},
     "pages": GROUND | {"audio", "data", "training", "sampling", "classifier", "evals"},
+    "live": {"audio"},
     "experiment": BELOW_MODELS
-    | {"aot", "models", "data", "training", "sampling", "classifier", "evals", "pages"},
+    | {"aot", "models", "data", "training", "sampling", "classifier", "evals", "pages", "live"},
 }
 
 # Room -> the only third-party packages it may import; rooms not named here are free.

@@ -39,6 +39,7 @@ _NAMES = {
     "likelihood": ("evaluate_likelihood",),
     "clips": ("draw_clips",),
     "sampling": ("Draw", "sample"),
+    "playing": ("play",),
     "scoring": ("score_samples",),
     "pages": ("plot_loss", "write_report"),
     "scaling": ("plot_scaling", "read_scaling", "report_scaling"),
