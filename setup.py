@@ -85,7 +85,8 @@ setup(
             *_DOWNLOAD,
             *_GCS,
         ],
-        "browser": ["playwright>=1.49,<2"],  # Drives an installed Chromium in tests of the live page.
+        # Drives an installed Chromium in the tests of the live page.
+        "browser": ["playwright>=1.49,<2"],
         "lint": [
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
