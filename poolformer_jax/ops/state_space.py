@@ -221,12 +221,26 @@ def run(
       (y of all steps, state after the last one).
     """
     if (part := sharding.time_part()) is None:
-        return _run(system, u, x, method, chunk)
+        return _run_rows(system, u, x, method, chunk)
     # Linear in the state: the parts run from zero, and once more from the state before them.
-    _, from_zero = _run(system, u, jnp.zeros_like(x), method, chunk)
+    _, from_zero = _run_rows(system, u, jnp.zeros_like(x), method, chunk)
     parts = jax.lax.all_gather(from_zero, sharding.SEQUENCE)
     starts, last = _states_between(system, u.shape[1], x, parts)
-    return _run(system, u, starts[part], method, chunk)[0], last
+    return _run_rows(system, u, starts[part], method, chunk)[0], last
+
+
+def _run_rows(system, u, x, method, chunk):
+    """Every device with its own clips: what they exchange is the gradient of the system alone.
+
+    The compiler would add up that of the responses, a hundred times as much, and gather the batch
+    for a Fourier transform.
+    """
+
+    def run_own(rows, system):
+        u, x = rows
+        return _run(system, u, x, method, chunk)
+
+    return sharding.map_batch(run_own, (u, x), system)
 
 
 def _run(system, u, x, method, chunk):
@@ -284,12 +298,8 @@ def _convolve(u, kernel):
     """The causal convolution of u [b, t, d] and kernel [d, t], by the Fourier transform."""
     t = u.shape[1]
     size = 1 << (2 * t - 1).bit_length()
-
-    def convolve(u, kernel):
-        product = jnp.fft.rfft(u, size, axis=1) * jnp.fft.rfft(kernel.T, size, axis=0)[None]
-        return jnp.fft.irfft(product, size, axis=1)[:, :t]
-
-    return sharding.map_batch(convolve, u, kernel)  # Else the transform would gather the batch.
+    product = jnp.fft.rfft(u, size, axis=1) * jnp.fft.rfft(kernel.T, size, axis=0)[None]
+    return jnp.fft.irfft(product, size, axis=1)[:, :t]
 
 
 def _toeplitz(kernel):

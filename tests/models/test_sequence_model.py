@@ -82,12 +82,7 @@ class Case:
     draw: object  # (keys, state, draw=) -> (codes, log-probabilities, state)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[*CONFIGS, *(pytest.param(name, marks=pytest.mark.slow) for name in BASELINES)],
-)
-def case(request):
-    config = (CONFIGS | BASELINES)[request.param]
+def make_case(config):
     model, params = config.build(), random_params(config)
     steps = 2 * model.chunk_multiple
     codes = np.random.default_rng(0).integers(model.num_codes, size=(CLIPS, steps))
@@ -100,6 +95,11 @@ def case(request):
         step=functools.partial(jax.jit(model.step_log_probs), params),
         draw=functools.partial(jax.jit(model.draw, static_argnames="draw"), params),
     )
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def case(request):
+    return make_case(CONFIGS[request.param])
 
 
 def read_steps(case, codes, state):
@@ -247,3 +247,14 @@ def test_logits_that_are_not_finite_give_nan(case):
     state = case.model.init_state(CLIPS, LABELS)
     _, log_probs, _ = case.draw.func(broken, keys_at(0), state, draw=Draw())
     assert np.all(np.isnan(log_probs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_keep_the_promises(name):
+    """Those that depend on mixers and backbone."""
+    case = make_case(BASELINES[name])
+    test_chunks_and_steps_equal_whole(case, guided=True)
+    test_log_probabilities_see_only_codes_before(case)
+    test_clips_do_not_meet(case)
+    test_drawn_codes_have_the_log_probabilities_that_reading_gives_them(case, guidance=2.0)
