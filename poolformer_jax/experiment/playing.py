@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -63,11 +63,11 @@ def play(
             raise ValueError(
                 f"port {port} of {HOST} cannot be had: {error}; --port=0 is any"
             ) from error
-    voice.warm_up()
-    address = f"http://{HOST}:{server.server_port}"
-    _LOG.info("open %s in a browser; Ctrl-C ends it", address)
-    on_open(address)
     with server:
+        voice.warm_up()
+        address = f"http://{HOST}:{server.server_port}"
+        _LOG.info("open %s in a browser; Ctrl-C ends it", address)
+        on_open(address)
         # In a thread, so that the main one hears signals.
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -104,24 +104,29 @@ class _Voice:
         label = 0 if self.about["classes"] else None
         next(self.speak(Wish(seconds=0.05, label=label)))
 
-    def speak(self, wish: Wish) -> Iterator[Int16[np.ndarray, " t"]]:
+    def speak(self, wish: Wish) -> Generator[Int16[np.ndarray, " t"], None, None]:
         """Checks the wish, and yields blocks of 50 ms, the prompt first."""
         draw = Draw(temperature=wish.temperature, guidance=wish.guidance)
-        label = choose_label(self._experiment, wish.label, draw)(0)
+        try:
+            label = choose_label(self._experiment, wish.label, draw)(0)
+        except ValueError as error:
+            raise ValueError(str(error).replace("--", "")) from error  # Here are no flags.
         return self._blocks(wish, draw, label)
 
     def _blocks(
         self, wish: Wish, draw: Draw, label: int | None
-    ) -> Iterator[Int16[np.ndarray, " t"]]:
+    ) -> Generator[Int16[np.ndarray, " t"], None, None]:
         import jax
 
         from poolformer_jax.audio.codec import decode, encode
         from poolformer_jax.sampling.streaming import StreamingGenerator
 
-        data, prompt = self._experiment.data, None
+        data, heard, prompt = self._experiment.data, 0, None
         if wish.prompt is not None:
-            prompt = encode(wish.prompt, codec=data.codec, normalize=data.normalize)
-        heard = 0 if prompt is None else len(prompt)
+            codes = encode(wish.prompt, codec=data.codec, normalize=data.normalize)
+            # Whole chunks are read in parallel; the rest, at the beginning, is not missed.
+            heard = len(codes) - len(codes) % self._model.chunk_multiple
+            prompt = codes[len(codes) - heard :] if heard else None
         # TPUs would multiply float32 numbers in bfloat16 otherwise.
         with jax.default_matmul_precision("float32"):
             stream = StreamingGenerator(

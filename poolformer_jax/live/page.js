@@ -4,8 +4,14 @@
 const $ = (id) => document.getElementById(id);
 const LEAD = 0.15; // Seconds of sound that are there before it begins to play.
 const FRAME = 512, HOP = 128; // Samples of a column of the spectrogram, and from one to the next.
+const COLORS = Uint32Array.from({ length: 256 }, (_, k) => { // From dark to light, as ABGR.
+  const light = k / 255;
+  const rgb = [255 * light ** 0.8, 255 * light ** 2, 160 * light ** 0.5 * (1 - light / 2)];
+  return rgb.reduce((color, part, i) => color | Math.round(part) << 8 * i, 0xff000000);
+});
+const MAX_FILE = 100e6; // Bytes that the browser is asked to read.
 
-let about, request, audio, prompt, recorder;
+let about, request, audio, clip, prompt, recorder;
 
 function say(text, wrong = false) {
   $("status").textContent = text;
@@ -20,6 +26,9 @@ async function start() {
   $("label").replaceChildren(...offered.map(([value, name]) => new Option(name, value)));
   $("label-box").hidden = !about.classes;
   $("guidance-box").hidden = !about.guidance;
+  const guide = () => { $("guidance").disabled = $("label").value === ""; };
+  $("label").addEventListener("change", guide);
+  guide();
   for (const id of ["seconds", "temperature", "guidance"]) {
     const show = () => { $(`${id}-value`).textContent = Number($(id).value).toFixed(1); };
     $(id).addEventListener("input", show);
@@ -40,28 +49,35 @@ function query() {
 }
 
 async function speak() {
-  const clip = new Clip(Number($("seconds").value));
+  clip?.stop();
+  $("again").pause();
   request = new AbortController();
   $("speak").disabled = true;
   $("stop").disabled = false;
+  $("stop").focus();
   say("Waiting for the first sound");
   try {
     audio ??= new AudioContext({ sampleRate: about.sample_rate });
-    await audio.resume();
-    const body = prompt ?? new Blob();
-    const options = { method: "POST", body, signal: request.signal };
-    const answer = await fetch(`speak?${query()}`, options);
+    audio.resume(); // Without a device for sound it never answers.
+    clip = new Clip(Number($("seconds").value) + (prompt?.seconds ?? 0));
+    const options = { method: "POST", body: prompt?.file ?? new Blob(), signal: request.signal };
+    const answer = await fetch(`speak?${query()}`, options).catch((error) => {
+      throw error.name === "AbortError" ? error : new Error("The server does not answer");
+    });
     if (!answer.ok) throw new Error((await answer.json()).error);
     await readClip(answer.body.getReader(), clip);
     clip.end();
   } catch (error) {
-    if (error.name === "AbortError") {
-      clip.stop();
-      say("Stopped");
-    } else say(error.message, true);
+    clip?.stop();
+    if (error.name === "AbortError") say("Stopped");
+    else say(error.message, true);
   }
   $("speak").disabled = false;
-  $("stop").disabled = true;
+}
+
+function stop() {
+  request?.abort();
+  clip?.stop();
 }
 
 // Lines of JSON, of which some are followed by samples; see the server.
@@ -69,7 +85,7 @@ async function readClip(reader, clip) {
   let bytes = new Uint8Array(0), wanted = 0;
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) return;
+    if (done) throw new Error("The clip broke off: does the server still run?");
     const joined = new Uint8Array(bytes.length + value.length);
     joined.set(bytes);
     joined.set(value, bytes.length);
@@ -86,7 +102,9 @@ async function readClip(reader, clip) {
       const line = JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)));
       bytes = bytes.slice(end + 1);
       if (line.error) throw new Error(line.error);
+      if (line.done) return;
       if (line.waiting) say(`Waiting: ${line.waiting} before you`);
+      if (line.waiting === 0) say("Waiting for the first sound");
       if (line.samples) wanted = 2 * line.samples;
     }
   }
@@ -94,42 +112,55 @@ async function readClip(reader, clip) {
 
 class Clip {
   constructor(wanted) {
-    this.wanted = wanted; // Seconds.
+    this.wanted = wanted; // Seconds, prompt included.
     this.asked = performance.now();
     this.parts = [];
     this.length = 0;
     this.pending = [];
-    this.sources = [];
+    this.sources = new Set();
     this.gaps = 0;
     this.pictures = new Pictures();
     $("again").hidden = $("save").hidden = true;
+    $("progress").textContent = "";
   }
 
   add(pcm) {
-    this.first ??= performance.now();
+    if (this.first === undefined) {
+      this.first = performance.now();
+      this.head = pcm.length;
+      say("Playing");
+    }
     const samples = Float32Array.from(pcm, (x) => x / 32768);
     this.parts.push(pcm);
     this.length += pcm.length;
     this.pictures.add(samples);
     this.pending.push(samples);
     if (this.next !== undefined || this.isReady()) this.play();
-    this.tell("");
+    this.tell();
+  }
+
+  get seconds() {
+    return this.length / about.sample_rate;
+  }
+
+  // Seconds of sound in a second, since the first block: a prompt comes in one.
+  get speed() {
+    const took = (performance.now() - this.first) / 1000;
+    return took > 0.1 ? (this.length - this.head) / about.sample_rate / took : undefined;
   }
 
   // Whether it can begin to play, and never wait for more.
   isReady() {
-    const seconds = this.length / about.sample_rate;
-    const speed = seconds / ((performance.now() - this.asked) / 1000);
-    return seconds >= LEAD + Math.max(0, 1 - speed) * this.wanted;
+    if (this.speed === undefined) return false;
+    return this.seconds >= LEAD + Math.max(0, 1 - this.speed) * this.wanted;
   }
 
-  tell(end) {
-    const seconds = this.length / about.sample_rate;
-    const took = (performance.now() - this.first) / 1000;
-    const speed = took > 0.2 ? `, ${(seconds / took).toFixed(1)} x real time` : "";
-    const gaps = this.gaps ? `, ${this.gaps} gaps` : "";
+  tell() {
     const first = ((this.first - this.asked) / 1000).toFixed(2);
-    say(`${end}${seconds.toFixed(2)} s, first sound after ${first} s${speed}${gaps}`);
+    const speed = this.speed === undefined ? "" : `, ${this.speed.toFixed(1)} x real time`;
+    const gaps = this.gaps ? `, ${this.gaps} gaps` : "";
+    $("progress").textContent =
+      `${this.seconds.toFixed(2)} s, first sound after ${first} s${speed}${gaps}`;
   }
 
   play() {
@@ -138,22 +169,29 @@ class Clip {
       buffer.copyToChannel(samples, 0);
       const source = new AudioBufferSourceNode(audio, { buffer });
       source.connect(audio.destination);
-      const now = audio.currentTime;
-      if (this.next !== undefined && this.next < now) this.gaps += 1;
-      const at = Math.max(this.next ?? 0, now + 0.01);
+      const soon = audio.currentTime + 0.01;
+      if (this.next !== undefined && this.next < soon) this.gaps += 1;
+      const at = Math.max(this.next ?? 0, soon);
       source.start(at);
       this.next = at + buffer.duration;
-      this.sources.push(source);
+      this.sources.add(source);
+      source.onended = () => {
+        this.sources.delete(source);
+        if (this.whole && !this.sources.size && clip === this) $("stop").disabled = true;
+      };
     }
   }
 
   stop() {
     for (const source of this.sources) source.stop();
+    $("stop").disabled = true;
   }
 
   end() {
+    this.whole = true;
     this.play();
-    this.tell("Done: ");
+    this.tell();
+    say("Done");
     URL.revokeObjectURL($("again").src);
     const url = URL.createObjectURL(wav(this.parts, about.sample_rate));
     $("again").src = $("save").href = url;
@@ -168,6 +206,7 @@ class Pictures {
     this.samples = new Float32Array(about.sample_rate);
     this.length = 0;
     this.columns = [];
+    this.loudest = -20;
     this.draw();
   }
 
@@ -181,9 +220,12 @@ class Pictures {
     this.length += samples.length;
     while ((this.columns.length * HOP) + FRAME <= this.length) {
       const first = this.columns.length * HOP;
-      this.columns.push(decibels(this.samples.subarray(first, first + FRAME)));
+      const column = decibels(this.samples.subarray(first, first + FRAME));
+      this.loudest = column.reduce((most, level) => Math.max(most, level), this.loudest);
+      this.columns.push(column);
     }
-    this.scheduled ??= requestAnimationFrame(() => { this.scheduled = undefined; this.draw(); });
+    // Now and then: the model needs the processor too.
+    this.scheduled ??= setTimeout(() => { this.scheduled = undefined; this.draw(); }, 120);
   }
 
   draw() {
@@ -200,17 +242,16 @@ class Pictures {
       wave.context.fillRect(x, top, 1, Math.max(1, (high - low) * wave.height / 2));
     }
     const image = canvas("spectrogram"), bins = FRAME / 2;
-    const loudest = this.columns.reduce((most, c) => Math.max(most, ...c), -60);
     const pixels = image.context.createImageData(image.width, image.height);
+    const colors = new Uint32Array(pixels.data.buffer);
     const all = (this.samples.length - FRAME) / HOP + 1;
     for (let x = 0; x < image.width; x += 1) {
       const column = this.columns[Math.floor(x * all / image.width)];
       if (!column) break;
       for (let y = 0; y < image.height; y += 1) {
         const level = column[Math.floor((1 - (y + 1) / image.height) * bins)];
-        const light = Math.max(0, 1 + (level - loudest) / 70);
-        const color = [255 * light ** 0.8, 255 * light ** 2, 160 * light ** 0.5 * (1 - light / 2), 255];
-        pixels.data.set(color, 4 * (y * image.width + x));
+        const light = Math.max(0, 1 + (level - this.loudest) / 70);
+        colors[y * image.width + x] = COLORS[Math.round(255 * light)];
       }
     }
     image.context.putImageData(pixels, 0, 0);
@@ -263,24 +304,27 @@ function wav(parts, rate) {
 // Any recording that the browser can read, as one channel at the model's rate.
 async function usePrompt(file, name) {
   try {
-    if (file.size > about.max_bytes) {
-      throw new Error(`${name} has ${(file.size / 1e6).toFixed(1)} MB; give at most ` +
-        `${about.max_bytes / 1e6} MB`);
+    if (file.size > MAX_FILE) {
+      throw new Error(`${name} has ${(file.size / 1e6).toFixed()} MB; give a shorter recording`);
     }
     const context = new OfflineAudioContext(1, 1, about.sample_rate);
     const sound = await context.decodeAudioData(await file.arrayBuffer()).catch(() => {
       throw new Error(`${name} is no recording that this browser can read; give a WAV file`);
     });
+    const seconds = sound.duration;
+    if (seconds > about.max_seconds) {
+      throw new Error(`${name} has ${seconds.toFixed(1)} s; give at most ${about.max_seconds} s`);
+    }
     const mixed = Float32Array.from(sound.getChannelData(0));
     for (let k = 1; k < sound.numberOfChannels; k += 1) {
       sound.getChannelData(k).forEach((x, i) => { mixed[i] += x; });
     }
     const pcm = Int16Array.from(mixed, (x) =>
       Math.max(-32768, Math.min(32767, Math.round(32768 * x / sound.numberOfChannels))));
-    prompt = wav([pcm], about.sample_rate);
-    $("prompt").textContent = `${name}, ${sound.duration.toFixed(2)} s`;
+    prompt = { file: wav([pcm], about.sample_rate), seconds };
+    $("prompt").textContent = `${name}, ${seconds.toFixed(2)} s`;
     $("clear").hidden = false;
-    say("Ready");
+    if (!$("speak").disabled) say("Ready");
   } catch (error) {
     clearPrompt();
     say(error.message, true);
@@ -298,15 +342,19 @@ async function record() {
     recorder.stop();
     return;
   }
+  $("record").disabled = true; // Until it is decided whether it may.
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
     const parts = [];
     recorder = new MediaRecorder(stream);
+    const limit = setTimeout(() => recorder.stop(), 1000 * (about.max_seconds - 1));
     recorder.ondataavailable = (event) => parts.push(event.data);
     recorder.onstop = () => {
+      clearTimeout(limit);
       stream.getTracks().forEach((track) => track.stop());
       recorder = undefined;
       $("record").textContent = "Record";
+      $("file").value = "";
       usePrompt(new Blob(parts), "Recording");
     };
     recorder.start();
@@ -314,11 +362,12 @@ async function record() {
   } catch (error) {
     say(`No microphone: ${error.message}`, true);
   }
+  $("record").disabled = false;
 }
 
 $("form").addEventListener("submit", (event) => event.preventDefault());
 $("speak").addEventListener("click", speak);
-$("stop").addEventListener("click", () => request?.abort());
+$("stop").addEventListener("click", stop);
 $("file").addEventListener("change", (event) => {
   const [file] = event.target.files;
   if (file) usePrompt(file, file.name);

@@ -5,7 +5,8 @@
     POST /speak?...    a clip; the body is a WAV file to continue, or empty
 
 A clip is answered as it is made: lines of JSON, of which {"samples": n} is followed by n samples of
-16 bit. {"waiting": k} tells that k listeners come first, {"error": text} that the clip breaks off.
+16 bit. {"waiting": k} tells that k listeners come first, {"error": text} that the clip breaks off,
+and {"done": true} that it is whole.
 
 The server listens on 127.0.0.1 alone, and answers no page of another origin.
 """
@@ -20,9 +21,10 @@ import importlib.resources
 import json
 import logging
 import math
+import sys
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,10 +33,10 @@ from jaxtyping import Int16
 from poolformer_jax.audio.wav import parse_wav
 
 HOST = "127.0.0.1"
-MAX_BODY = 4_000_000
-"""Bytes of a prompt: two minutes at 16 kHz."""
 MAX_SECONDS = 30.0
-"""Of a clip, so that others get their turn."""
+"""Of a clip, and of a prompt, so that others get their turn."""
+MAX_BODY = 4_000_000
+"""Bytes of a prompt."""
 
 _LOG = logging.getLogger(__name__)
 _DRAINED = 64_000_000  # Bytes of a body that is too long: a browser reads no answer before its end.
@@ -88,7 +90,7 @@ class Speaker(Protocol):
     sample_rate: int
     about: Mapping[str, Any]
 
-    def speak(self, wish: Wish) -> Iterator[Int16[np.ndarray, " t"]]:
+    def speak(self, wish: Wish) -> Generator[Int16[np.ndarray, " t"], None, None]:
         """Checks the wish at once, and yields blocks of the clip, the prompt first.
 
         Raises:
@@ -109,8 +111,8 @@ class Turns:
         """Waits for a turn, which lasts as long as the context.
 
         Args:
-          on_wait: Called about once a second with the number of those who come first; what it
-            raises gives up the place.
+          on_wait: Called about once a second with the number of those who come first, in the end
+            with 0; what it raises gives up the place.
         """
         ticket = object()
         with self._moved:
@@ -120,6 +122,7 @@ class Turns:
                 on_wait(first)
                 with self._moved:
                     self._moved.wait_for(lambda: self._first(ticket) < first, timeout=1.0)
+            on_wait(0)
             yield
         finally:
             with self._moved:
@@ -154,6 +157,11 @@ class _Server(http.server.ThreadingHTTPServer):
         super().__init__(address, _Handler)
         self.speaker, self.turns = speaker, Turns()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Into the project's log; a listener who left is a detail."""
+        left = isinstance(sys.exception(), ConnectionError | TimeoutError)
+        _LOG.log(logging.DEBUG if left else logging.ERROR, "a request failed", exc_info=True)
+
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
@@ -169,7 +177,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 about = {
                     "sample_rate": self.server.speaker.sample_rate,
                     "max_seconds": MAX_SECONDS,
-                    "max_bytes": MAX_BODY,
                     **self.server.speaker.about,
                 }
                 self._answer(200, json.dumps(about).encode(), "application/json")
@@ -197,21 +204,28 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with contextlib.suppress(ConnectionError, TimeoutError):
                 self._stream(clip)
 
-    def _stream(self, clip: Iterator[Int16[np.ndarray, " t"]]) -> None:
-        with self.server.turns.take(lambda first: self._line({"waiting": first})):
+    def _stream(self, clip: Generator[Int16[np.ndarray, " t"], None, None]) -> None:
+        with (
+            self.server.turns.take(lambda first: self._line({"waiting": first})),
+            contextlib.closing(clip),
+        ):
             try:
                 for block in clip:
                     self._line({"samples": len(block)})
                     self.wfile.write(block.astype("<i2").tobytes())
-            except (ValueError, FloatingPointError) as error:
-                self._line({"error": str(error)})
+                self._line({"done": True})
+            except (ConnectionError, TimeoutError):
+                raise
+            except Exception as error:  # Whatever it is, the listener has to know.
+                _LOG.exception("a clip broke off")
+                self._line({"error": f"the clip broke off: {error}"})
 
     def _line(self, content: Mapping[str, Any]) -> None:
         self.wfile.write(json.dumps(content).encode() + b"\n")
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        if not (length.isdecimal() and len(length) <= 12):
             raise _RefusedError(411, "the request does not tell the length of its body")
         if int(length) > MAX_BODY:
             left = min(int(length), _DRAINED)
@@ -235,11 +249,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _check_origin(self) -> None:
         """Only this machine's own page may ask: not one of another site in the same browser."""
-        own = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
-        origin = self.headers.get("Origin")
-        if self.headers.get("Host") not in own or (
-            origin is not None and origin.removeprefix("http://") not in own
-        ):
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        name, _, _ = host.partition(":")  # A tunnel may lead from another port.
+        if name not in (HOST, "localhost") or origin not in (None, f"http://{host}"):
             raise _RefusedError(403, f"open http://{HOST}:{self.server.server_port} itself")
 
     def _answer(self, status: int, content: bytes, kind: str) -> None:
@@ -275,7 +287,8 @@ def _wish_of(query: list[tuple[str, str]], body: bytes, speaker: Speaker) -> Wis
         try:
             fields[name] = kinds[name](text)
         except ValueError:
-            raise ValueError(f"{name} {text[:40]!r} is no number") from None
+            kind = "number" if kinds[name] is _number else "whole number from 0 on"
+            raise ValueError(f"{name} {text[:40]!r} is no {kind}") from None
     if "seconds" not in fields:
         raise ValueError("seconds is missing")
     if body:
@@ -284,14 +297,16 @@ def _wish_of(query: list[tuple[str, str]], body: bytes, speaker: Speaker) -> Wis
 
 
 def _prompt_of(body: bytes, sample_rate: int) -> Int16[np.ndarray, " t"]:
+    fix = f"; give 16-bit mono PCM at {sample_rate} Hz"
     try:
         pcm, rate = parse_wav(body)
     except ValueError as error:
-        raise ValueError(f"the recording {error}") from error
+        raise ValueError(f"the recording {error}{fix}") from error
     if rate != sample_rate:
-        raise ValueError(f"the recording has {rate} Hz, the model {sample_rate} Hz; convert it")
-    if not len(pcm):
-        raise ValueError("the recording is empty")
+        raise ValueError(f"the recording has {rate} Hz{fix}")
+    if not 0 < len(pcm) <= MAX_SECONDS * sample_rate:
+        seconds = len(pcm) / sample_rate
+        raise ValueError(f"the recording has {seconds:g} s; give at most {MAX_SECONDS:g} s")
     return pcm
 
 

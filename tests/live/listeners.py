@@ -88,4 +88,11 @@ def clip_of(port, query, body=b""):
     """All samples of a clip."""
     answer = ask(port, "POST", f"/speak?{query}", body)
     assert answer.status == 200, answer.read()
-    return np.concatenate([line["samples"] for line in lines_of(answer)])
+    return whole_of(answer)
+
+
+def whole_of(answer):
+    """All samples of a clip that is whole."""
+    *lines, last = lines_of(answer)
+    assert last == {"done": True}
+    return np.concatenate([line["samples"] for line in lines if "samples" in line])

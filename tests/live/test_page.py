@@ -8,6 +8,7 @@ import wave
 import numpy as np
 import pytest
 
+from poolformer_jax.audio.wav import format_wav
 from tests.live.listeners import RATE, Tone, serving
 
 pytestmark = pytest.mark.slow
@@ -86,7 +87,11 @@ def test_a_clip_is_played_drawn_and_kept(open_page, speaker, tmp_path):
     page.get_by_label("Guidance").fill("3")
     page.get_by_label("Temperature").fill("0.7")
     page.get_by_role("button", name="Speak").click()
-    assert re.match(r"Done: 1.00 s, first sound after 0\.\d\d s", status_is(page, "^Done"))
+    status_is(page, "^Done")
+    page.get_by_text(re.compile(r"^1\.00 s, first sound after \d\.\d\d s")).wait_for()
+    # What is still to be heard can be stopped.
+    page.get_by_role("button", name="Stop", exact=True).click()
+    assert page.get_by_role("button", name="Stop", exact=True).is_disabled()
     (wish,) = speaker.wishes
     assert (wish.label, wish.guidance, wish.temperature, wish.seconds) == (2, 3.0, 0.7, 1.0)
     assert is_drawn(page, "wave") and is_drawn(page, "spectrogram")
@@ -110,20 +115,22 @@ def test_a_recording_of_any_kind_is_continued(open_page, speaker):
     )
     page.get_by_text("word.wav, 0.50 s").wait_for()
     page.get_by_role("button", name="Speak").click()
-    status_is(page, r"^Done: 1\.50 s")
+    status_is(page, "^Done")
+    page.get_by_text(re.compile(r"^1\.50 s, first")).wait_for()
     prompt = speaker.wishes[0].prompt
     assert np.argmax(np.abs(np.fft.rfft(prompt))) == pytest.approx(500, abs=2)  # Half a second.
     assert np.abs(prompt[1000:7000]).max() == pytest.approx(8000, rel=0.02)
     for name, content, reason in (
         ("notes.txt", b"no sound at all", "notes.txt is no recording that this browser can read"),
-        ("long.wav", bytes(4_100_000), "long.wav has 4.1 MB; give at most 4 MB"),
+        ("long.wav", format_wav(np.zeros(500_000, np.int16), RATE), "has 31.3 s; give at most 30"),
     ):
         page.get_by_label(chooser).set_input_files(
             {"name": name, "mimeType": "audio/wav", "buffer": content}
         )
         status_is(page, reason)
     page.get_by_role("button", name="Speak").click()
-    status_is(page, r"^Done: 1\.00 s")
+    page.get_by_text(re.compile(r"^1\.00 s, first")).wait_for()
+    status_is(page, "^Done")
     assert speaker.wishes[1].prompt is None
 
 
@@ -150,3 +157,16 @@ def test_tabs_take_turns_and_can_stop(open_page, speaker):
     status_is(first, "Stopped")
     speaker.go.set()
     status_is(second, "^Done")
+
+
+def test_a_server_that_ends_is_noticed(browser, speaker):
+    with serving(speaker) as port:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        status_is(page, "Ready")
+        speaker.fault = RuntimeError("no memory")
+        page.get_by_role("button", name="Speak").click()
+        status_is(page, "the clip broke off: no memory")
+    page.get_by_role("button", name="Speak").click()
+    status_is(page, "The server does not answer")
+    page.close()

@@ -9,9 +9,10 @@ import pytest
 
 from poolformer_jax.audio.wav import format_wav
 from poolformer_jax.live.server import MAX_BODY
-from tests.live.listeners import BLOCK, RATE, Tone, ask, clip_of, lines_of, serving
+from tests.live.listeners import BLOCK, RATE, Tone, ask, clip_of, lines_of, serving, whole_of
 
 PROMPT = np.arange(-500, 500, dtype=np.int16)
+LONG = np.zeros(500_000, np.int16)
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def test_a_clip_comes_in_blocks_while_it_is_made(port, speaker):
     speaker.go.clear()
     answer = ask(port, "POST", "/speak?seconds=0.1&label=2&temperature=0.5&guidance=2&seed=7", b"")
     threading.Timer(0.2, speaker.go.set).start()
-    blocks = [line["samples"] for line in lines_of(answer)]
+    lines = list(lines_of(answer))
+    assert lines[0] == {"waiting": 0} and lines[-1] == {"done": True}
+    blocks = [line["samples"] for line in lines[1:-1]]
     assert [len(block) for block in blocks] == [BLOCK, BLOCK]
     (wish,) = speaker.wishes
     assert (wish.label, wish.temperature, wish.guidance, wish.seed) == (2, 0.5, 2.0, 7)
@@ -60,13 +63,19 @@ def test_a_recording_is_continued(port):
         ("seconds=nan", b"", 400, "seconds 'nan' is no number"),
         ("seconds=1e9", b"", 400, "seconds 1e+09 must be from 0.05 to 30"),
         ("seconds=1&temperature=-1", b"", 400, "temperature -1 must be from 0 to 2"),
-        ("seconds=1&label=-1", b"", 400, "label '-1' is no number"),
+        ("seconds=1&label=-1", b"", 400, "label '-1' is no whole number from 0 on"),
         ("seconds=1&label=3", b"", 400, "label 3 must be below 3"),
         ("seconds=1&volume=3", b"", 400, "volume is unknown; known: seconds, label,"),
         ("seconds=1", b"Dear model, please", 400, "the recording is not a PCM WAV file"),
-        ("seconds=1", format_wav(PROMPT, 44_100), 400, "has 44100 Hz, the model 16000 Hz"),
-        ("seconds=1", format_wav(PROMPT[:0], RATE), 400, "the recording is empty"),
+        (
+            "seconds=1",
+            format_wav(PROMPT, 44_100),
+            400,
+            "has 44100 Hz; give 16-bit mono PCM at",
+        ),
+        ("seconds=1", format_wav(PROMPT[:0], RATE), 400, "the recording has 0 s; give at"),
         ("seconds=1", format_wav(PROMPT, RATE)[:-3], 400, "the recording is cut off"),
+        ("seconds=1", format_wav(LONG, RATE), 400, "has 31.25 s; give at most 30 s"),
         ("seconds=1", bytes(MAX_BODY + 1), 413, "the recording has 4.0 MB; give at most 4 MB"),
     ],
 )
@@ -82,15 +91,18 @@ def test_other_places_and_other_origins_get_nothing(port, speaker):
     for header in ({"Host": "example.org"}, {"Origin": "http://example.org"}):
         for method, path in (("GET", "/about"), ("POST", "/speak?seconds=1")):
             assert ask(port, method, path, b"", **header).status == 403
-    own = f"http://localhost:{port}"
-    assert ask(port, "GET", "/about", Host=f"localhost:{port}", Origin=own).status == 200
+    for host in (f"localhost:{port}", "127.0.0.1", "localhost:9"):  # The latter by a tunnel.
+        assert ask(port, "GET", "/about", Host=host, Origin=f"http://{host}").status == 200
+    odd = {"Content-Length": "9" * 5000}
+    assert ask(port, "POST", "/speak?seconds=1", **odd).status == 411
     assert not speaker.wishes
 
 
-def test_a_clip_that_breaks_off_says_why(port, speaker):
-    speaker.fault = FloatingPointError("the logits are not finite")
+@pytest.mark.parametrize("fault", [FloatingPointError("not finite"), RuntimeError("no memory")])
+def test_a_clip_that_breaks_off_says_why(port, speaker, fault):
+    speaker.fault = fault
     *_, last = lines_of(ask(port, "POST", "/speak?seconds=1", b""))
-    assert last == {"error": "the logits are not finite"}
+    assert last == {"error": f"the clip broke off: {fault}"}
     speaker.fault = None
     assert len(clip_of(port, "seconds=0.1")) == 0.1 * RATE
 
@@ -110,5 +122,5 @@ def test_listeners_take_turns_and_who_leaves_loses_the_place(port, speaker):
         assert time.monotonic() < deadline
     speaker.go.set()
     for answer, label in ((answers[0], 0), (answers[2], 2), (answers[3], 0)):
-        clip = np.concatenate([line["samples"] for line in lines_of(answer) if "samples" in line])
-        assert np.argmax(np.abs(np.fft.rfft(clip))) * 10 == (1 + label) * 440
+        pitch = 10 * np.argmax(np.abs(np.fft.rfft(whole_of(answer))))
+        assert pitch == (1 + label) * 440
