@@ -12,8 +12,8 @@ What is done is not done again: the same command goes on after an interruption.
 The tables are printed, and written to --out with the curves: bits per sample on validation and test
 clips, the mean and range over seeds where there are several; of one seed, with the 95 % bootstrap
 interval over the test clips. With --scored=1000 so many clips of a second are drawn from the first
-seed of each after the same seconds, and scored beside real test clips; --classifier names the
-classifier of the data set.
+seed of each after the same seconds, and scored beside real test clips of whole words, which models
+know only as far as --length; --classifier names the classifier of other data than digits.
 
 Measured on two cores: docs/baselines.md.
 """
@@ -84,8 +84,8 @@ class Cell:
 def main(argv):
     """Trains what is missing, prints."""
     del argv
-    if _SCORED.value and (_CLASSIFIER.value is None or len(_DATA.value) > 1):
-        raise ValueError("--scored needs one data set, --data, and its --classifier")
+    if _SCORED.value and len(_DATA.value) > 1:
+        raise ex.UserError(f"--scored needs one data set, but --data={','.join(_DATA.value)}")
     # Seeds and data sets share their programs.
     jax.config.update("jax_compilation_cache_dir", str(_root() / "programs"))
     seconds = _seconds_of_steps(_MODELS.value)

@@ -50,6 +50,10 @@ def test_wheel_brings_one_name_and_the_named_configurations(tmp_path):
     (metadata,) = installed.glob("*.dist-info")
     assert (metadata / "top_level.txt").read_text().split() == ["poolformer_jax"]
     assert {path.name for path in installed.iterdir()} == {"poolformer_jax", metadata.name}
+    package = installed / "poolformer_jax"
+    assert (package / "live" / "page.html").is_file() and (package / "live" / "page.js").is_file()
+    card = package / "pretrained" / "digits_classifier" / "README.md"
+    assert "Not for" in card.read_text() and (card.parent / "classifier.npz").stat().st_size < 4e6
     subprocess.run(
         [sys.executable, "-c", PROGRAM, str(installed)],
         cwd=tmp_path,

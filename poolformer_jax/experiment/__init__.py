@@ -8,7 +8,7 @@
     params, step = ex.restore_params("runs/digits")
     clips = ex.draw_clips(experiment, params, 4)
     ex.sample("runs/digits", num_clips=2048, length=16_000, draw=ex.Draw(temperature=0.9))
-    ex.score_samples(workdir="runs/digits", classifier="runs/digits_classifier")
+    ex.score_samples(workdir="runs/digits")
     ex.plot_loss("runs/digits")
 
 A name is imported when it is first used, so that configurations and their mistakes load no JAX.

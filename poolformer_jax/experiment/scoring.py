@@ -86,7 +86,7 @@ def score_samples(
         folder = _find_samples(samples, workdir)
         chosen = choose_reference(workdir, reference, data_dir, samples=folder, partial=partial)
         if classifier is None:
-            named = "a folder" if chosen.data is None else chosen.data.name
+            named = "a folder of WAV files" if chosen.data is None else chosen.data.name
             classifier = pretrained_classifier(named)
         classifier_dir = local_path("classifier", classifier)
         out = folder / "metrics" if out is None else local_path("out", out)
