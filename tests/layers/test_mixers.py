@@ -67,7 +67,13 @@ class Case:
     run: object  # (params, x, state) -> (y, state), compiled.
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# What is inside the Fourier transform is tested in tests/ops.
+SLOW = {"s4_fft": pytest.mark.slow}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=SLOW.get(name, ())) for name in VARIANTS]
+)
 def case(request):
     config = VARIANTS[request.param]
     mixer = config.build(EXECUTION)

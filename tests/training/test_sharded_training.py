@@ -53,7 +53,7 @@ def norm(tree):
     ("parts", "sizes", "dropout"),
     [
         pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded", marks=pytest.mark.slow),
-        pytest.param(None, {"fsdp": 4}, 0.2, id="clip by clip, sharded"),
+        pytest.param(None, {"fsdp": 4}, 0.2, id="clip by clip, sharded", marks=pytest.mark.slow),
         # Masks of parts of clips are others.
         pytest.param(None, {"fsdp": 2, "sequence": 2}, 0.0, id="clip by clip, sharded, along time"),
     ],
