@@ -37,11 +37,13 @@ class Responses(NamedTuple):
       kernel: C A^j B, for each j < q.
       inputs: A^j B.
       outputs: C A^(j+1).
+      advance: The map from x to A^q x.
     """
 
     kernel: Float[Array, "d q"]
     inputs: Float[Array, "d q s"]
     outputs: Float[Array, "d s q"]
+    advance: Advance
 
 
 @runtime_checkable
@@ -98,12 +100,13 @@ class DiagonalSystem(NamedTuple):
             )
             growth = _compose(growth, growth)
         kernel = jnp.sum(real_product(c, inputs), axis=-1)
-        return Responses(kernel, _reals(inputs), jnp.swapaxes(_readout(outputs), 1, 2))
+        outputs = jnp.swapaxes(_readout(outputs), 1, 2)
+        growth = jax.tree.map(lambda plane: plane[:, 0], growth)
+        return Responses(kernel, _reals(inputs), outputs, _advance_modes(growth))
 
     def advance(self, steps: int) -> Advance:
         """By the power of each mode."""
-        growth = _power(self._discrete()[0], steps, _compose)
-        return lambda x: _reals(_grown(growth, _planes(x)))
+        return _advance_modes(_power(self._discrete()[0], steps, _compose))
 
     def _discrete(self) -> tuple[Planes, Planes]:
         """exp(dt a) - 1 without cancellation, and b (exp(dt a) - 1) / a, both [d, n]."""
@@ -150,26 +153,28 @@ class LowRankSystem:
         """By doubling; in loops by the powers below r, the root of q, and those of the r-th."""
         growth, readout = self._growth(), _readout(self.c)[..., None]
         inputs = _reals(self._solve(scale(self.dt[:, None], self.b)))[:, None]
-        outputs = readout + _matmul(growth, readout)
+        outputs = _grown_columns(growth, readout)
         if self.in_loops:
             r = 1 << (q.bit_length() // 2)
-            for power, count in ((growth, r), (self._growth_of(r), q // r)):
-                inputs = _iterates(functools.partial(_grown_rows, power), inputs, count, 1)
-                outputs = _iterates(functools.partial(_grown_columns, power), outputs, count, 2)
+            outputs = jnp.swapaxes(outputs, 1, 2)  # Rows: a column alone would fill 128 lanes.
+            for count in (r, q // r):
+                transpose = jnp.swapaxes(growth, 1, 2)
+                inputs = _iterates(functools.partial(_grown_rows, growth), inputs, count)
+                outputs = _iterates(functools.partial(_grown_rows, transpose), outputs, count)
+                growth = _power(growth, count, _compose_matrices, in_loop=True)
+            outputs = jnp.swapaxes(outputs, 1, 2)
         else:
             while inputs.shape[1] < q:
                 inputs = jnp.concatenate([inputs, _grown_rows(growth, inputs)], axis=1)
                 outputs = jnp.concatenate([outputs, _grown_columns(growth, outputs)], axis=2)
                 growth = _compose_matrices(growth, growth)
-        return Responses(_matmul(inputs, readout)[..., 0], inputs, outputs)
+        kernel = _matmul(inputs, readout)[..., 0]
+        return Responses(kernel, inputs, outputs, _advance_by_matrix(growth))
 
     def advance(self, steps: int) -> Advance:
         """By the power of the matrix."""
-        growth = self._growth_of(steps)
-        return lambda x: _grown_rows(growth, x[:, None])[:, 0]
-
-    def _growth_of(self, steps: int) -> Float[Array, "d s s"]:
-        return _power(self._growth(), steps, _compose_matrices, self.in_loops)
+        growth = _power(self._growth(), steps, _compose_matrices, self.in_loops)
+        return _advance_by_matrix(growth)
 
     def _growth(self) -> Float[Array, "d s s"]:
         """A - 1, such that the row x becomes x A: what dt makes small is not added to 1."""
@@ -225,7 +230,7 @@ def run(
     # Linear in the state: the parts run from zero, and once more from the state before them.
     _, from_zero = _run_rows(system, u, jnp.zeros_like(x), method, chunk)
     parts = jax.lax.all_gather(from_zero, sharding.SEQUENCE)
-    starts, last = _states_between(system, u.shape[1], x, parts)
+    starts, last = _states_between(system.advance(u.shape[1]), x, parts)
     return _run_rows(system, u, starts[part], method, chunk)[0], last
 
 
@@ -262,9 +267,9 @@ def _run(system, u, x, method, chunk):
             outputs.append(y.reshape(b, steps, d))
     if method == "fft":  # Of the chunks, only what the last state needs will be computed.
         drive = responses.inputs[None, :, 0]
-        later = _decay(system, responses, drive, t - 1)[0].T
+        later = _decay(responses, drive, t - 1)[0].T
         kernel = jnp.concatenate([responses.kernel[:, :1], later], axis=1)
-        return _convolve(u, kernel) + _decay(system, responses, x, t), state
+        return _convolve(u, kernel) + _decay(responses, x, t), state
     return jnp.concatenate(outputs, axis=1), state
 
 
@@ -273,22 +278,23 @@ def _run_chunks(system, responses, u, x):
     q = u.shape[2]
     within = _einsum("dpq,bmpd->bmqd", _toeplitz(responses.kernel[:, :q]), u)
     ends = _einsum("dqs,bmqd->mbds", responses.inputs[:, :q][:, ::-1], u)
-    starts, last = _states_between(system, q, x, ends)
+    advance = responses.advance if q == responses.kernel.shape[1] else system.advance(q)
+    starts, last = _states_between(advance, x, ends)
     return within + _einsum("dsq,mbds->bmqd", responses.outputs[..., :q], starts), last
 
 
-def _decay(system, responses, x, steps):
+def _decay(responses, x, steps):
     """Outputs [b, steps, d] from a state x without inputs."""
     (b, d, _), q = x.shape, responses.outputs.shape[2]
     chunks = -(-steps // q)
-    starts, _ = _states_between(system, q, x, jnp.zeros((chunks, *x.shape), x.dtype))
+    starts, _ = _states_between(responses.advance, x, jnp.zeros((chunks, *x.shape), x.dtype))
     y = _einsum("dsq,mbds->bmqd", responses.outputs, starts)
     return y.reshape(b, chunks * q, d)[:, :steps]
 
 
-def _states_between(system, steps, x, ends):
-    """The states before chunks of so many steps, and the last, from what each adds, ends."""
-    advance = jax.vmap(system.advance(steps))
+def _states_between(advance, x, ends):
+    """The states before chunks, and the last, from what each adds, ends."""
+    advance = jax.vmap(advance)
     before, starts = jax.lax.scan(lambda x, end: (advance(x) + end, x), x, ends[:-1])
     # Outside the loop, the last state is not computed where nobody asks for it, as in training.
     return jnp.concatenate([starts, before[None]]), advance(before) + ends[-1]
@@ -310,6 +316,14 @@ def _toeplitz(kernel):
     return rows.reshape(d, q, 2 * q - 1)[..., :q]
 
 
+def _advance_modes(growth):
+    return lambda x: _reals(_grown(growth, _planes(x)))
+
+
+def _advance_by_matrix(growth):
+    return lambda x: _grown_rows(growth, x[:, None])[:, 0]
+
+
 def _grown(growth, z):
     """(1 + growth) z, of a diagonal."""
     return add(z, multiply(growth, z))
@@ -325,10 +339,10 @@ def _grown_columns(growth, columns):
     return columns + _matmul(growth, columns)
 
 
-def _iterates(function, x, count, axis):
-    """x, function(x), function(function(x)) and so on, so many, one after the other on an axis."""
-    _, iterates = jax.lax.scan(lambda x, _: (function(x), x), x, length=count)
-    return jnp.moveaxis(iterates, 0, axis).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+def _iterates(function, rows, count):
+    """Rows, function(rows), function(function(rows)) and so on, so many, after each other."""
+    _, iterates = jax.lax.scan(lambda x, _: (function(x), x), rows, length=count)
+    return jnp.moveaxis(iterates, 0, 1).reshape(len(rows), -1, rows.shape[-1])
 
 
 def _compose(first, second):

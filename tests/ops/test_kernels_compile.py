@@ -123,8 +123,11 @@ def test_selective_scan_compiles(topology, shape, states, dtype, kind):
 
 @pytest.mark.parametrize("kind", ["s4", "s4d"])
 def test_state_spaces_compile(kind):
-    """A layer of SaShiMi, forward and backward: chunks go through no array of all steps' states."""
-    steps, d = 1600, 64
+    """A layer of SaShiMi, forward and backward: chunks go through no array of all steps' states.
+
+    The clip is long, since the powers of the matrices take memory whatever its length.
+    """
+    steps, d = 6400, 64
     mixer = MIXERS[kind]().build(ExecutionConfig(platform="tpu"))
     x, state = jnp.zeros((1, steps, d)), mixer.init_state(1, d)
     device = jax.sharding.SingleDeviceSharding(describe_topology("v5e:1x1")[0])
