@@ -83,12 +83,12 @@ def score_samples(
         cannot be read.
     """
     with user_errors():
+        if classifier is not None:
+            classifier = local_path("classifier", classifier)
         folder = _find_samples(samples, workdir)
         chosen = choose_reference(workdir, reference, data_dir, samples=folder, partial=partial)
-        if classifier is None:
-            named = "a folder of WAV files" if chosen.data is None else chosen.data.name
-            classifier = pretrained_classifier(named)
-        classifier_dir = local_path("classifier", classifier)
+        named = "a folder of WAV files" if chosen.data is None else chosen.data.name
+        classifier_dir = classifier or pretrained_classifier(named)
         out = folder / "metrics" if out is None else local_path("out", out)
         references = None if reference_dir is None else local_path("reference_dir", reference_dir)
         check_range("bootstrap", bootstrap, 0, 100_000)

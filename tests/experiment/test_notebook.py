@@ -123,7 +123,7 @@ def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
         (lambda: ex.write_report(""), "^workdir '' must be a path"),
         (lambda: ex.named_config("digitz"), "neither a file nor one of"),
         (lambda: ex.sample(workdir, batch_size=-8), "^batch_size -8 must be at least 1"),
-        (lambda: ex.score_samples(workdir=workdir), "^classifier is missing"),
+        (lambda: ex.score_samples(workdir=workdir), "samples does not exist; draw clips with"),
         (lambda: ex.import_classifier(tmp_path / "no.pth", tmp_path / "new"), "No such file"),
         (lambda: ex.plot_loss(tmp_path / "no"), "does not exist"),
         (lambda: ex.write_report(tmp_path / "no"), "does not exist"),
