@@ -191,6 +191,7 @@ class Clip {
     this.whole = true;
     this.play();
     this.tell();
+    this.pictures.draw();
     say("Done");
     URL.revokeObjectURL($("again").src);
     const url = URL.createObjectURL(wav(this.parts, about.sample_rate));
