@@ -105,10 +105,10 @@ def test_mistakes_load_no_jax():
     program = """
         import sys
         from launch import command_line, compile_tpu, eval_likelihood, eval_samples
-        from launch import import_classifier, prepare_data, report, sample, scaling_report
+        from launch import import_classifier, play, prepare_data, report, sample, scaling_report
         from launch import train, train_classifier
 
-        every = (compile_tpu, eval_likelihood, eval_samples, import_classifier, prepare_data)
+        every = (compile_tpu, eval_likelihood, eval_samples, import_classifier, play, prepare_data)
         every += (report, sample, scaling_report, train, train_classifier)
         for binary, *arguments in (
             *((binary, "--wrokdir=x") for binary in every),
