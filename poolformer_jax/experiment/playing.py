@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +32,6 @@ def play(
     port: int = 8000,
     step: int | str = "best",
     weights: Literal["ema", "raw"] = "ema",
-    on_open: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serves the page until it is interrupted.
 
@@ -41,7 +40,6 @@ def play(
       port: Of 127.0.0.1; 0 is any that is free.
       step: Of the checkpoint, see `restore_params`.
       weights: The averaged parameters, or those that were trained.
-      on_open: Called with the address of the page as soon as it answers.
 
     Raises:
       UserError: If there is no such checkpoint, or the port is taken.
@@ -67,7 +65,6 @@ def play(
         voice.warm_up()
         address = f"http://{HOST}:{server.server_port}"
         _LOG.info("open %s in a browser; Ctrl-C ends it", address)
-        on_open(address)
         # In a thread, so that the main one hears signals.
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

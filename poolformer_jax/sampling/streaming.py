@@ -196,8 +196,6 @@ def prime(
 ) -> tuple[State, Float[np.ndarray, "b t"]]:
     """Reads samples: whole chunks in parallel, as long ones as fit, the rest step by step.
 
-    Chunks are the multiple times a power of two, so that prompts of many lengths share programs.
-
     Args:
       model: What reads.
       params: Parameters.
@@ -209,12 +207,11 @@ def prime(
       (state after them, the log-probability of each in nats).
     """
     multiple, (clips, length) = model.chunk_multiple, codes.shape
-    longest = max(1, _PRIME_SAMPLES // clips // multiple)
+    chunk = max(multiple, _PRIME_SAMPLES // clips // multiple * multiple)
     read_chunk, read_steps = _compile_prime(model, mesh)
     log_probs, start = [], 0
     while start < length:
-        chunks = min(longest, (length - start) // multiple)
-        whole = multiple << (chunks.bit_length() - 1) if chunks else 0
+        whole = min(chunk, (length - start) // multiple * multiple)
         read, count = (read_chunk, whole) if whole else (read_steps, length - start)
         part_log_probs, state = read(params, codes[:, start : start + count], state)
         log_probs.append(np.asarray(part_log_probs))

@@ -39,10 +39,8 @@ def test_eight_devices_share_the_parameters(options):
 
 def test_state_spaces_are_on_every_device():
     """Channels that share their matrices have one row of them, which cannot be split."""
-    mesh, config = (
-        sharding.make_mesh(MeshConfig(fsdp=8)),
-        PoolformerConfig(mixer=S4Config(), layers=(1,) * 5),
-    )
+    mesh = sharding.make_mesh(MeshConfig(fsdp=8))
+    config = PoolformerConfig(mixer=S4Config(), layers=(1,) * 5)
     rules = config.build().parameter_rules
     placed = sharding.state_sharding(mesh, shapes_of(config), rules)
     mixer = placed["backbone"]["pre"]["layers"]["mixer"]["s4"]
