@@ -9,7 +9,8 @@ DATA_DIR ?=
 TRAIN_FLAGS ?=
 EVAL_FLAGS ?=
 SAMPLE_FLAGS ?=
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+# A worker that crashes ends the tests: pytest-xdist may wait for ever for the one in its place.
+PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart=0
 
 # Huge pages make a CPU faster: XLA asks for fresh memory at every step. Other systems than Linux
 # ignore it.

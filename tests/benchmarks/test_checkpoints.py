@@ -5,7 +5,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_benchmark_prints_the_share_of_checksums():
     command = [sys.executable, "-m", "benchmarks.checkpoints", "--config=digits", "--repeats=2"]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -4,7 +4,7 @@ import pytest
 from benchmarks import compile_time
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_program_is_compiled(tables_of, tiny, monkeypatch):
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # Other tests go on using them.
     (rows,) = tables_of(compile_time, f"--configs={tiny}", "--rounds=1").values()

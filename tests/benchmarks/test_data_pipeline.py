@@ -5,7 +5,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_benchmark_prints_speeds_and_ratios():
     command = [sys.executable, "-m", "benchmarks.data_pipeline", "--clips=64", "--rounds=1"]
     result = subprocess.run(command, capture_output=True, text=True)

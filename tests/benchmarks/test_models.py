@@ -14,7 +14,7 @@ def test_all_baselines_are_compared():
     assert named_config(models.config_of("mamba", "fsdd")).data.name == "fsdd"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_steps_and_draws_are_measured(tables_of):
     flags = ["--models=poolformer,mamba", "--length=320", "--batch_size=1", "--rounds=1"]
     steps, draws = tables_of(models, *flags, "--drawn=2").values()
@@ -35,7 +35,7 @@ def test_budgets_are_whole_tens():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_systems_are_compared(tables_of, tmp_path):
     root = tmp_path / "runs"
     root.mkdir()

@@ -4,7 +4,7 @@ from benchmarks import precision
 from tests.launch.processes import TINY_MODEL
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_both_types_are_trained_and_drawn(tables_of, tiny_config, tmp_path):
     (rows,) = tables_of(
         precision,

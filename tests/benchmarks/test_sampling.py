@@ -5,7 +5,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_benchmark_checks_and_prints_ratios():
     flags = ["--models=digits", "--batches=1", "--rounds=1", "--seconds=0.05"]
     command = [sys.executable, "-m", "benchmarks.sampling", *flags]

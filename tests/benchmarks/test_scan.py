@@ -6,7 +6,7 @@ LEAST_MB = 4 * 16 * 2048 * 128 / 1e6  # 16 arrays of float32 for both passes.
 
 
 @pytest.mark.parametrize(
-    "function", ["linear_scan", pytest.param("rg_lru", marks=pytest.mark.slow)]
+    "function", ["linear_scan", pytest.param("rg_lru", marks=pytest.mark.nightly)]
 )
 def test_every_implementation_is_measured_or_says_why_not(tables_of, function):
     flags = [f"--function={function}", "--shapes=1x8x4", "--rounds=1", "--seconds=0"]

@@ -58,7 +58,7 @@ def test_subset_of_sc09_is_prepared_and_trained_on(tmp_path, capsys):
     assert validation_bits(tmp_path) == [(0, 20, 20 * 200), (2, 20, 20 * 200)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_music_is_prepared_and_trained_on_in_crops(tmp_path, capsys):
     archive = published.write_zip(tmp_path / "youtubemix.zip", published.youtubemix_files())
     flags = ["--dataset=youtubemix", f"--manual_dir={archive}", f"--data_dir={tmp_path / 'data'}"]

@@ -101,7 +101,7 @@ def test_two_processes_train_like_one_stop_together_and_resume_on_another_mesh(
         assert resumed[key] == pytest.approx(alone[key], rel=1e-5), key
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_that_split_time_train_like_one(tmp_path, tiny_config):
     """Each has half of every clip, and reads all of them."""
     few = ["--config.model.dropout=0.0", "--config.train.num_steps=6"]
@@ -175,6 +175,7 @@ def test_another_model_in_the_same_workdir(finished, tiny_config):
     assert "model.width: 8 -> 16" in message and "model.gating: True -> False" in message
 
 
+@pytest.mark.slow
 def test_profile_of_two_steps(tmp_path, tiny_config, capsys):
     flags = ["--config.train.num_steps=4", "--profile_steps=2:3"]
     flags = train_flags(tmp_path, tiny_config, *flags)

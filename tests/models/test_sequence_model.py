@@ -58,6 +58,7 @@ BASELINES = {
     if name.startswith("baselines/")
     and name.removeprefix("baselines/") not in ("sashimi", "sashimi_tied", "mamba_large")
 }
+OFTEN = ("baselines/attention_local", "baselines/poolformer_mamba")
 CLIPS = 2
 LABELS = np.array([0, 2])
 # Float32 through a few residual blocks, for logits of order 10.
@@ -249,8 +250,13 @@ def test_logits_that_are_not_finite_give_nan(case):
     assert np.all(np.isnan(log_probs))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in OFTEN else pytest.mark.nightly)
+        for name in BASELINES
+    ],
+)
 def test_baselines_keep_the_promises(name):
     """Those that depend on mixers and backbone."""
     case = make_case(BASELINES[name])

@@ -31,7 +31,7 @@ def test_generation_is_exact():
     check_generation(PoolformerConfig(**options, scan="sequential"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(EXAMPLES, max_examples=5)
 @given(options=random_options())
 def test_generation_is_exact_for_many_models(options):

@@ -246,7 +246,7 @@ def test_checkpoint_without_checksums_is_read(saved, opened, abstract, caplog, t
     assert "no checksums" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's readers.
 def test_two_hundred_random_damages_are_never_silent(saved, abstract, tmp_path, caplog):
     caplog.set_level("CRITICAL", logger="asyncio")

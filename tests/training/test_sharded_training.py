@@ -49,11 +49,12 @@ def norm(tree):
     return np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "sizes", "dropout"),
     [
-        pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded", marks=pytest.mark.slow),
-        pytest.param(None, {"fsdp": 4}, 0.2, id="clip by clip, sharded", marks=pytest.mark.slow),
+        pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded"),
+        pytest.param(None, {"fsdp": 4}, 0.2, id="clip by clip, sharded"),
         # Masks of parts of clips are others.
         pytest.param(None, {"fsdp": 2, "sequence": 2}, 0.0, id="clip by clip, sharded, along time"),
     ],

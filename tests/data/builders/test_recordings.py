@@ -364,7 +364,7 @@ def test_an_archive_must_come_from_somewhere(tmp_path, name, download, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sc09_of_the_published_size_is_whole(tmp_path):
     """All 31,158 training clips, and lists of about the real size, of a few samples each."""
     clips = [

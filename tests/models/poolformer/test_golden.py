@@ -107,10 +107,15 @@ def test_golden_gradients(run):
     print(f"worst relative gradient error {worst:.1e}")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted_kernels")
 @pytest.mark.parametrize("scan", ["fused", "pallas"])
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.nightly if number else pytest.mark.slow)
+        for number, path in enumerate(FILES)
+    ],
+)
 def test_golden_through_the_kernels(path, scan):
     golden = read_golden(path)
     run = run_model(golden, dataclasses.replace(golden.config, scan=scan, platform="tpu"))

@@ -64,7 +64,7 @@ def test_random_models_equal_oracle(options):
     check_against_oracle(PoolformerConfig(**options))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(EXAMPLES, max_examples=10)
 @given(options=random_options())
 def test_many_random_models_equal_oracle(options):
@@ -109,7 +109,7 @@ def check_against_oracle(config):
     assert_close(np.concatenate(outputs, axis=1), whole)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_chunks_of_other_multiples_equal_whole():
     config = PoolformerConfig(**SMALL)
     codes, chunk = random_codes(config, 30), chunk_function(config)
@@ -122,7 +122,7 @@ def test_chunks_of_other_multiples_equal_whole():
     assert_close(np.concatenate(outputs, axis=1), whole)
 
 
-@pytest.mark.slow  # Of any model, `test_chunks_and_steps_equal_whole` shows it.
+@pytest.mark.nightly  # Of any model, `test_chunks_and_steps_equal_whole` shows it.
 def test_steps_from_the_start_equal_whole():
     config = PoolformerConfig(**SMALL)
     codes, step = random_codes(config, 18), step_function(config)
@@ -136,7 +136,7 @@ def test_steps_from_the_start_equal_whole():
 
 @pytest.mark.parametrize(
     "options",
-    [{"temporal_convolution": True}, pytest.param({"unet": False}, marks=pytest.mark.slow)],
+    [{"temporal_convolution": True}, pytest.param({"unet": False}, marks=pytest.mark.nightly)],
     ids=str,
 )
 def test_causal_at_every_phase(options):

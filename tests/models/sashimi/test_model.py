@@ -61,6 +61,7 @@ def test_logits_equal_oracle(config):
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_stepped_and_cut_logits_of_s4_equal_the_whole():
     steps = 80  # A chunk of S4 and a part of one.
     config = dataclasses.replace(UNET, mixer=S4Config(), pool_factors=(4, 4), layers=(1, 1, 1))
@@ -89,6 +90,7 @@ def test_stepped_and_cut_logits_of_s4_equal_the_whole():
         np.testing.assert_allclose(ours, whole, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_what_is_recomputed():
     """Other ways to recompute are those of the blocks, which all backbones share."""
     codes = random_codes(UNET, 12)
