@@ -32,6 +32,7 @@ from poolformer_jax.experiment import (
     UserError,
     make_experiment,
     replace,
+    unpack_pretrained,
     user_errors,
 )
 from poolformer_jax.experiment.configuration import T, flat_values
@@ -165,6 +166,29 @@ def define_workdir(
 ) -> flags.FlagHolder:
     """--workdir."""
     return flags.DEFINE_string("workdir", None, text, required=required, flag_values=flag_values)
+
+
+def define_run(flag_values: flags.FlagValues, text: str = "Folder of the run.") -> None:
+    """--workdir and --pretrained: a trained model; see `run_of`."""
+    define_workdir(flag_values, text, required=False)
+    text = "In place of a run, a model that comes with the package: digits."
+    flags.DEFINE_string("pretrained", None, text, flag_values=flag_values)
+
+
+def run_of(flag_values: flags.FlagValues) -> str | os.PathLike[str]:
+    """The folder of the trained model that the flags of `define_run` name.
+
+    One that comes with the package is copied to --workdir, runs/<name>_pretrained if not given.
+
+    Raises:
+      UserError: If none is named.
+    """
+    workdir, name = flag_values.workdir, flag_values.pretrained
+    if name is not None:
+        return unpack_pretrained(name, workdir or f"runs/{name}_pretrained")
+    if workdir is None:
+        raise UserError("--workdir is missing: the folder of a run; or try --pretrained=digits")
+    return workdir
 
 
 def define_data_dir(

@@ -20,7 +20,7 @@ _FLAGS = flags.FlagValues()
 _CONFIG = command_line.define_config(
     _FLAGS, "Configuration of the same model; that of the run if not given.", required=False
 )
-_WORKDIR = command_line.define_workdir(_FLAGS)
+command_line.define_run(_FLAGS)
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "validation", "test"], "Split.", flag_values=_FLAGS
 )
@@ -50,12 +50,13 @@ def main(argv):
     """Evaluates; returns what the JSON file holds."""
     del argv
     with ex.user_errors():
+        workdir = command_line.run_of(_FLAGS)
         length = command_line.duration_of(_LENGTH)
         experiment = (
             None if _CONFIG.value is None else command_line.configured(_FLAGS, ex.Experiment)
         )
     return ex.evaluate_likelihood(
-        _WORKDIR.value,
+        workdir,
         split=_SPLIT.value,
         experiment=experiment,
         step=_STEP.value,

@@ -26,9 +26,7 @@ _bool = functools.partial(flags.DEFINE_bool, flag_values=_FLAGS)
 _SAMPLES = _string(
     "samples", None, "Folder of one-second WAV files; <workdir>/samples if not given."
 )
-_WORKDIR = command_line.define_workdir(
-    _FLAGS, "Run that drew the clips; tells the data set.", required=False
-)
+command_line.define_run(_FLAGS, "Run that drew the clips; tells the data set.")
 _CLASSIFIER = _string(
     "classifier",
     None,
@@ -63,9 +61,10 @@ _SEED = command_line.define_seed(_FLAGS, "Of resamples, noise, chosen train clip
 def main(argv):
     """Scores; returns the scores."""
     del argv
+    alone = _FLAGS.workdir is None and _FLAGS.pretrained is None
     return ex.score_samples(
         _SAMPLES.value,
-        workdir=_WORKDIR.value,
+        workdir=None if alone else command_line.run_of(_FLAGS),
         classifier=_CLASSIFIER.value,
         reference=_REFERENCE.value,
         data_dir=_DATA_DIR.value,

@@ -1,5 +1,6 @@
 """Draws clips from a trained model, one sample at a time, and writes WAV files and a page.
 
+    python -m launch.sample --pretrained=digits --label=cycle --num_samples=10 --length=600ms
     python -m launch.sample --workdir=runs/digits --num_samples=64 --batch_size=16 --length=1s
 
 Writes sample_*.wav, log_likelihoods.csv and index.html to --out. The same command again completes
@@ -21,7 +22,7 @@ _string = functools.partial(flags.DEFINE_string, flag_values=_FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=_FLAGS)
 _float = functools.partial(flags.DEFINE_float, flag_values=_FLAGS)
 
-_WORKDIR = command_line.define_workdir(_FLAGS)
+command_line.define_run(_FLAGS)
 _OUT = _string("out", None, "Folder of the clips; <workdir>/samples if not given.")
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace the clips of another draw in --out.", flag_values=_FLAGS
@@ -58,9 +59,10 @@ def main(argv):
     """Draws; returns the folder."""
     del argv
     with ex.user_errors():
+        workdir = command_line.run_of(_FLAGS)
         length, prompt_length = map(command_line.duration_of, (_LENGTH, _PROMPT_LENGTH))
         if length is None:
-            clips = ex.read_experiment(_WORKDIR.value).data.seq_len / SAMPLE_RATE
+            clips = ex.read_experiment(workdir).data.seq_len / SAMPLE_RATE
             raise ValueError(f"--length is missing; the model's clips last --length={clips:g}s")
         draw = ex.Draw(
             temperature=_TEMPERATURE.value,
@@ -69,7 +71,7 @@ def main(argv):
             guidance=_GUIDANCE.value,
         )
     return ex.sample(
-        _WORKDIR.value,
+        workdir,
         _OUT.value,
         num_clips=_NUM_SAMPLES.value,
         length=length,

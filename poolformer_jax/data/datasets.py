@@ -44,11 +44,16 @@ class Dataset:
 
 
 _TINY = {"voices": (8, 2, 2), "takes": 1}  # 80 / 20 / 20 clips.
+# 4,000 / 500 / 500 clips.
+_ONE_VOICE = {"speakers": ("m3",), "takes": 500, "accents": ("en-us",)}
 
 DATASETS: Mapping[str, Dataset] = {
     "digits": Dataset(builder="digits:Digits", num_classes=10, has_archive=False),
     "digits_tiny": Dataset(
         builder="digits:Digits", num_classes=10, has_archive=False, options=_TINY
+    ),
+    "digits_one_voice": Dataset(
+        builder="digits:Digits", num_classes=10, has_archive=False, options=_ONE_VOICE
     ),
     "fsdd": Dataset(builder="fsdd:Fsdd", num_classes=10),
     "sc09": Dataset(builder="sc09:Sc09", num_classes=10),

@@ -1,13 +1,46 @@
-"""What comes with the package already trained, in `poolformer_jax/pretrained/`."""
+"""Trained models as small folders: those that come with the package, and exported runs.
+
+Such a folder has the run's `config.json`, `parameters.npz`, the averaged parameters in half
+precision, and `parameters.json`, their step and SHA-256. It serves wherever a run's folder is read.
+Those of the package are in `poolformer_jax/pretrained/`, each with its card.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
+import os
 import pathlib
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 import poolformer_jax
+from poolformer_jax.buckets import AnyPath
+from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.errors import user_errors
+from poolformer_jax.experiment.paths import local_path
+from poolformer_jax.experiment.workdir import (
+    CONFIG_FILE,
+    EXPORTED,
+    read_experiment,
+    write_experiment,
+)
+from poolformer_jax.files import read_json, write_json, write_whole
 
-_FOLDER = pathlib.Path(poolformer_jax.__file__).parent / "pretrained"
+if TYPE_CHECKING:
+    from poolformer_jax.models.sequence_model import Params
+
+_LOG = logging.getLogger(__name__)
+
+FOLDER = pathlib.Path(poolformer_jax.__file__).parent / "pretrained"
+"""One folder for each, with a README.md: what it is, how it was made and how good it is."""
+
+_MODELS = ("digits",)
 _CLASSIFIERS = {"digits": "digits_classifier"}
+_ARRAYS, _DESCRIPTION = EXPORTED
 
 
 def pretrained_classifier(data: str) -> pathlib.Path:
@@ -22,4 +55,138 @@ def pretrained_classifier(data: str) -> pathlib.Path:
             "package: make one with launch.train_classifier, or bring the published one with "
             "launch.import_classifier, and pass its folder"
         )
-    return _FOLDER / _CLASSIFIERS[data]
+    return FOLDER / _CLASSIFIERS[data]
+
+
+def load_pretrained(name: str) -> tuple[Experiment, Params]:
+    """A model that comes with the package, in float32: its experiment and its parameters.
+
+    Raises:
+      UserError: If there is none of that name; the message lists them.
+    """
+    from poolformer_jax.experiment.restore import restore_params
+
+    with user_errors():
+        folder = _folder_of(name)
+        experiment: Experiment = read_experiment(folder)
+    return experiment, restore_params(folder, experiment)[0]
+
+
+def unpack_pretrained(name: str, workdir: str | os.PathLike[str]) -> pathlib.Path:
+    """Copies a model that comes with the package to a workdir, which clips and scores can join.
+
+    Returns:
+      The workdir.
+
+    Raises:
+      UserError: If there is none of that name, or the workdir holds something else.
+    """
+    with user_errors():
+        folder, workdir = _folder_of(name), local_path("workdir", workdir)
+        files = {file: (folder / file).read_bytes() for file in (_ARRAYS, _DESCRIPTION)}
+        found = workdir / CONFIG_FILE
+        if found.exists() and not (
+            (workdir / _ARRAYS).is_file() and (workdir / _ARRAYS).read_bytes() == files[_ARRAYS]
+        ):
+            raise ValueError(
+                f"--workdir={workdir} holds another model than --pretrained={name}; choose another"
+            )
+        for file, content in files.items():
+            write_whole(workdir / file, content)
+        write_whole(found, (folder / CONFIG_FILE).read_bytes())
+    return workdir
+
+
+def export(
+    workdir: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    step: int | str = "best",
+) -> pathlib.Path:
+    """Writes the averaged parameters of a run, in half precision, as a folder to pass on.
+
+    Args:
+      workdir: Of the run.
+      out: The folder; made if missing.
+      step: Of the checkpoint, see `restore_params`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: If there is no such checkpoint, the folder holds a run, or a parameter is too large
+        for half precision.
+    """
+    import jax
+    from flax.traverse_util import flatten_dict
+
+    from poolformer_jax.experiment.restore import restore_params
+
+    with user_errors():
+        out = local_path("out", out)
+        if (out / CONFIG_FILE).exists() and not (out / _ARRAYS).exists():
+            raise ValueError(f"--out={out} holds a run; choose another folder")
+        experiment: Experiment = read_experiment(workdir)
+    params, number = restore_params(workdir, experiment, step=step)
+    arrays = {
+        "/".join(path): np.asarray(leaf).astype(np.float16)
+        for path, leaf in flatten_dict(jax.device_get(params)).items()
+    }
+    with user_errors():
+        if large := [name for name, array in arrays.items() if not np.all(np.isfinite(array))]:
+            raise ValueError(f"{', '.join(large)}: too large for half precision, or not finite")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # Names are no options.
+    content = buffer.getvalue()
+    write_whole(out / _ARRAYS, content)
+    write_json(
+        out / _DESCRIPTION,
+        {"step": number, "weights": "ema", "sha256": hashlib.sha256(content).hexdigest()},
+    )
+    write_experiment(out, experiment)
+    _LOG.info("%s holds the averaged weights of step %d, %.1f MB", out, number, len(content) / 1e6)
+    return out
+
+
+def read_exported(folder: AnyPath, abstract: Any) -> tuple[Any, int]:
+    """Reads and verifies what `export` wrote.
+
+    Args:
+      folder: An exported model's.
+      abstract: Shapes and shardings of the parameters; the types are float32.
+
+    Returns:
+      (parameters, the step of their checkpoint).
+
+    Raises:
+      ValueError: If a file is damaged or its arrays are those of another model.
+    """
+    import jax
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    description, content = read_json(folder / _DESCRIPTION), (folder / _ARRAYS).read_bytes()
+    if description.get("sha256") != hashlib.sha256(content).hexdigest():
+        raise ValueError(f"{folder / _ARRAYS} is not what {_DESCRIPTION} describes; copy it again")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            stored = unflatten_dict({tuple(name.split("/")): file[name] for name in file})
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder / _ARRAYS} cannot be read: {error}") from error
+    found, wanted = (
+        {path: leaf.shape for path, leaf in flatten_dict(tree).items()}
+        for tree in (stored, abstract)
+    )
+    if found != wanted:
+        raise ValueError(f"{folder / _ARRAYS} holds other arrays than its {CONFIG_FILE} makes")
+    return jax.tree.map(
+        lambda array, like: jax.device_put(array.astype(like.dtype), like.sharding),
+        stored,
+        abstract,
+    ), int(description["step"])
+
+
+def _folder_of(name: str) -> pathlib.Path:
+    if name not in _MODELS:
+        known = ", ".join(_MODELS)
+        raise ValueError(f"--pretrained={name} does not come with the package; known: {known}")
+    return FOLDER / name

@@ -15,7 +15,8 @@ from poolformer_jax.buckets import AnyPath
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.paths import workdir_path
-from poolformer_jax.experiment.workdir import read_experiment
+from poolformer_jax.experiment.pretrained import read_exported
+from poolformer_jax.experiment.workdir import EXPORTED, read_experiment
 from poolformer_jax.training.checkpoint import Checkpointer, Weights
 from poolformer_jax.training.errors import TrainingError
 from poolformer_jax.training.sequence_objective import rank_likelihood
@@ -69,11 +70,20 @@ def _restore(
     experiment = experiment or read_experiment(workdir)
     mesh = mesh or make_reading_mesh(experiment)
     directory = workdir / "checkpoints"
-    if not directory.is_dir():
+    exported = (workdir / EXPORTED[0]).is_file()
+    if not exported and not directory.is_dir():
         raise FileNotFoundError(f"{directory} is missing: the run has no checkpoint yet")
     model = experiment.model.build()
     init = functools.partial(model.init_params, jax.random.key(0))
     abstract = sharding.abstract_state(mesh, init, model.parameter_rules)
+    if exported:
+        params, only = read_exported(workdir, abstract)
+        if weights != "ema" or step not in ("best", "latest", str(only)):
+            raise ValueError(
+                f"{workdir} holds the averaged weights of step {only} alone, not the {weights} "
+                f"weights of step {step}"
+            )
+        return params, only
     checkpointer = Checkpointer(directory, rank_likelihood, read_only=True)
     try:
         number: Any = int(step) if step.isdecimal() else step

@@ -29,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 RUN_FILES = (CONFIG_FILE, "environment.json", "metrics.jsonl", "checkpoints")
 """What every training writes to its workdir."""
+EXPORTED = ("parameters.npz", "parameters.json")
+"""In place of all but the first, in the folder of an exported model."""
 PROFILE = "profile"
 """What one with `profile_steps` writes too."""
 
@@ -144,6 +146,11 @@ def check_workdir(
         raise OSError(
             f"cannot write to --workdir={workdir} ({error.strerror}); choose a writable folder"
         ) from error
+    if (workdir / EXPORTED[0]).exists():
+        raise ValueError(
+            f"--workdir={workdir} holds a trained model without what training needs to go on; "
+            "choose another"
+        )
     is_run = restart or (workdir / CONFIG_FILE).exists()
     own_files.check(workdir, RUN_FILES, own=RUN_FILES if is_run else ())
     if restart or not is_run:

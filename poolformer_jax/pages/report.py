@@ -9,6 +9,7 @@ It reads only the files that the other programs leave in the work directory:
 | metrics.jsonl          | launch.train             | an error                   |
 | likelihood_test.json   | launch.eval_likelihood   | the page names the command |
 | samples/*.wav          | launch.sample            | the page names the command |
+| pretrained/*.wav       | launch.sample            | nothing                    |
 """
 
 from __future__ import annotations
@@ -153,6 +154,9 @@ def _clips(run: Run) -> str:
         if not is_real and run.num_generated > MAX_CLIPS:
             heading = f"{MAX_CLIPS} of {run.num_generated:,} generated clips"
         parts.append(page.group(heading, page.players(list(clips))))
+    if run.pretrained:
+        heading = "Not of this run: a model that comes trained with the package"
+        parts.append(page.group(heading, page.players(run.pretrained)))
     return "".join(parts)
 
 

@@ -63,6 +63,7 @@ class Run:
       likelihood: Result on the test split, or None.
       clips: Generated clips first, then real ones; the first few of each.
       num_generated: How many generated ones there are.
+      pretrained: Clips of a model that comes with the package, drawn into `pretrained`.
     """
 
     workdir: AnyPath
@@ -73,6 +74,7 @@ class Run:
     likelihood: dict[str, Any] | None
     clips: list[Clip]
     num_generated: int
+    pretrained: list[Clip]
 
 
 def load_run(workdir: str | os.PathLike[str]) -> Run:
@@ -90,8 +92,13 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         )
     training, validation = load_metrics(workdir)
     likelihood = workdir / "likelihood_test.json"
-    generated, real = (
-        sorted((workdir / "samples").glob(f"{kind}*.wav")) for kind in ("sample_", REAL_PREFIX)
+    generated, real, pretrained = (
+        sorted((workdir / folder).glob(f"{kind}*.wav"))
+        for folder, kind in (
+            ("samples", "sample_"),
+            ("samples", REAL_PREFIX),
+            ("pretrained", "sample_"),
+        )
     )
     return Run(
         workdir=workdir,
@@ -102,6 +109,7 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         likelihood=_read_json(likelihood) if likelihood.exists() else None,
         clips=[read_clip(path) for path in (*generated[:MAX_CLIPS], *real[:MAX_CLIPS])],
         num_generated=len(generated),
+        pretrained=[read_clip(path) for path in pretrained[:MAX_CLIPS]],
     )
 
 

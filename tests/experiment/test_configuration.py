@@ -25,6 +25,7 @@ from poolformer_jax.training.config import TrainConfig
 CLASSIFIER_CONFIGS = [name for name in named_configs() if name.endswith("_classifier")]
 PARAMETERS = {
     "digits": 143_616,
+    "digits_one_voice": 1_804_800,
     "fsdd": 143_616,
     "sc09": 7_272_704,
     "beethoven": 7_272_704,

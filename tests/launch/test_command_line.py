@@ -105,11 +105,11 @@ def test_mistakes_load_no_jax():
     program = """
         import sys
         from launch import command_line, compile_tpu, eval_likelihood, eval_samples
-        from launch import import_classifier, play, prepare_data, report, sample, scaling_report
-        from launch import train, train_classifier
+        from launch import export, import_classifier, play, prepare_data, report, sample
+        from launch import scaling_report, train, train_classifier
 
         every = (compile_tpu, eval_likelihood, eval_samples, import_classifier, play, prepare_data)
-        every += (report, sample, scaling_report, train, train_classifier)
+        every += (export, report, sample, scaling_report, train, train_classifier)
         for binary, *arguments in (
             *((binary, "--wrokdir=x") for binary in every),
             (train, "--config=nope", "--workdir=x"),
@@ -122,6 +122,8 @@ def test_mistakes_load_no_jax():
             (eval_likelihood, "--workdir=/nowhere"),
             (eval_likelihood, "--workdir=/nowhere", "--length=soon"),
             (prepare_data, "--dataset=sc10"),
+            (sample, "--length=1s"),
+            (sample, "--pretrained=nobody"),
             (sample, "--workdir=/nowhere"),
             (sample, "--workdir=/nowhere", "--temperature=-1"),
             (eval_samples, "--workdir=/nowhere"),
@@ -140,7 +142,7 @@ def test_mistakes_load_no_jax():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("error: ") == 14 + len(BINARIES)
+    assert result.stdout.count("error: ") == 16 + len(BINARIES)
 
 
 def test_flags_are_parsed_afresh(tmp_path):

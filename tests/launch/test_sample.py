@@ -328,3 +328,16 @@ def test_logits_that_are_not_finite_stop_with_their_place(broken, tmp_path):
     flags = [f"--workdir={broken}", f"--out={tmp_path}", "--length=160", "--num_samples=1"]
     message = mistake("sample", *flags)
     assert message.startswith("error: the logits of clip 0 are not finite at sample 0")
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_draws_each_class(tmp_path):
+    flags = ["--pretrained=digits", f"--workdir={tmp_path}", "--num_samples=10", "--label=cycle"]
+    folder = call("sample", *flags, "--length=320")
+    rows = list(csv.DictReader((folder / "log_likelihoods.csv").open()))
+    assert sorted(int(row["label"]) for row in rows) == list(range(10))
+    again = call("sample", *flags, "--length=320", f"--out={tmp_path / 'again'}")
+    assert clips_in(again).keys() == clips_in(folder).keys()
+    assert "holds another model" in mistake(
+        "eval_likelihood", "--pretrained=digits", f"--workdir={make_workdir(tmp_path / 'run')}"
+    )

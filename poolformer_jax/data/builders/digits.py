@@ -2,7 +2,8 @@
 
 The ten words "zero" to "nine" in the voice variants of eSpeak NG, each take with its own accent,
 rate, pitch and pitch range. The splits hold different voices: 84 train, 10 validation and 10 test
-voices times 10 takes of 10 words are 8,400 / 1,000 / 1,000 clips.
+voices times 10 takes of 10 words are 8,400 / 1,000 / 1,000 clips. Where speakers are named, all
+splits hold the same voices, each with takes of its own.
 """
 
 from __future__ import annotations
@@ -68,24 +69,32 @@ class DigitsConfig(tfds.core.BuilderConfig):
       seed: Of the takes' accents, rates and pitches.
       voices: At most so many voices of each split, train / validation / test; None means all.
       takes: Takes of each word by each voice.
+      speakers: The only voices, which say eight in ten of their takes in the training split and one
+        in ten in each of the others; empty for voices that are in one split each.
+      accents: Of which each take has one.
     """
 
     name: str = dataclasses.field(init=False)
     seed: int = 0
     voices: tuple[int, int, int] | None = None
     takes: int = 10
+    speakers: tuple[str, ...] = ()
+    accents: tuple[str, ...] = ACCENTS
 
     def __post_init__(self):
         voices = "all" if self.voices is None else "-".join(map(str, self.voices))
-        self.name = f"seed{self.seed}_voices_{voices}_takes{self.takes}"
+        voices = "-".join(self.speakers) or voices
+        accents = "" if self.accents == ACCENTS else f"_{'-'.join(self.accents)}"
+        self.name = f"seed{self.seed}_voices_{voices}_takes{self.takes}{accents}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One planned clip: its key in the data set, label (index into DIGIT_WORDS) and utterance."""
+    """One planned clip: key in the data set, label (index into DIGIT_WORDS), take and utterance."""
 
     key: str
     label: int
+    take: int
     utterance: espeak.Utterance
 
 
@@ -105,6 +114,13 @@ def plan(config: DigitsConfig) -> dict[str, list[Clip]]:
             f"the installed eSpeak NG lacks the voice variants {', '.join(missing)}; "
             "run: pip install -e '.[digits]' for the tested version"
         )
+    if config.speakers:
+        clips = [clip for voice in config.speakers for clip in _takes(voice, config)]
+        ends = {"train": (0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1)}
+        return {
+            split: [clip for clip in clips if start <= clip.take / config.takes < end]
+            for split, (start, end) in ends.items()
+        }
     train = [v for v in variants if v not in VALIDATION_VOICES and v not in TEST_VOICES]
     splits = {"train": train, "validation": [*VALIDATION_VOICES], "test": [*TEST_VOICES]}
     limits = config.voices or (None, None, None)
@@ -121,14 +137,14 @@ def _takes(voice: str, config: DigitsConfig) -> Iterator[Clip]:
         for label, word in enumerate(DIGIT_WORDS):
             utterance = espeak.Utterance(
                 text=word,
-                accent=rng.choice(ACCENTS),
+                accent=rng.choice(config.accents),
                 voice=voice,
                 rate=rng.randint(110, 190),
                 pitch=rng.randint(25, 75),
                 pitch_range=rng.randint(20, 80),
                 seed=rng.randrange(2**31),
             )
-            yield Clip(key=f"{voice}/{word}/{take}", label=label, utterance=utterance)
+            yield Clip(key=f"{voice}/{word}/{take}", label=label, take=take, utterance=utterance)
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):

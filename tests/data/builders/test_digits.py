@@ -31,6 +31,17 @@ def test_full_recipe_has_the_promised_clips_and_no_voice_in_two_splits():
     assert len(set.union(*voices)) == 104
 
 
+def test_named_speakers_are_in_all_splits_with_takes_of_their_own():
+    clips = plan(DigitsConfig(speakers=("m3", "f2"), takes=20, accents=("en-us",)))
+    assert [len(clips[split]) for split in SPLITS] == [320, 40, 40]
+    for split in SPLITS:
+        said = {(clip.utterance.voice, clip.label) for clip in clips[split]}
+        assert said == {(voice, label) for voice in ("m3", "f2") for label in range(10)}
+    keys = [clip.key for split in SPLITS for clip in clips[split]]
+    assert len({*keys}) == 400
+    assert {clip.utterance.accent for clip in clips["train"]} == {"en-us"}
+
+
 def test_plan_depends_on_the_seed_alone():
     one, again, other = (plan(DigitsConfig(seed=seed, takes=1)) for seed in (1, 1, 2))
     assert one == again
@@ -39,8 +50,9 @@ def test_plan_depends_on_the_seed_alone():
 
 def test_config_name_tells_recipes_apart():
     configs = [DigitsConfig(), DigitsConfig(seed=1), DigitsConfig(takes=2)]
-    configs.append(DigitsConfig(voices=(1, 1, 1)))
-    assert len({config.name for config in configs}) == 4
+    configs += [DigitsConfig(voices=(1, 1, 1)), DigitsConfig(speakers=("m3",))]
+    configs.append(DigitsConfig(speakers=("m3",), accents=("en-us",)))
+    assert len({config.name for config in configs}) == 6
 
 
 def test_built_examples_have_the_pinned_hash(tiny_config):
