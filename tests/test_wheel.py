@@ -1,4 +1,4 @@
-"""What is installed without a clone: one name, and all that the binaries do."""
+"""What is installed without a clone: the package, its configurations and the binaries."""
 
 import importlib.metadata
 import os
@@ -28,12 +28,12 @@ assert all(hasattr(ex, name) for name in ex.__all__)
 """
 
 
-def test_wheel_brings_one_name_and_the_named_configurations(tmp_path):
+def test_wheel_brings_the_named_configurations_and_the_binaries(tmp_path):
     major, minor = map(int, importlib.metadata.version("setuptools").split(".")[:2])
     if (major, minor) < (70, 1):
         pytest.importorskip("wheel", reason="setuptools before 70.1 builds no wheels by itself")
     source = tmp_path / "source"
-    for name in ("poolformer_jax", "configs"):
+    for name in ("poolformer_jax", "configs", "launch"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "README.md"):
@@ -48,15 +48,19 @@ def test_wheel_brings_one_name_and_the_named_configurations(tmp_path):
     with zipfile.ZipFile(wheel) as file:
         file.extractall(installed)
     (metadata,) = installed.glob("*.dist-info")
-    assert (metadata / "top_level.txt").read_text().split() == ["poolformer_jax"]
-    assert {path.name for path in installed.iterdir()} == {"poolformer_jax", metadata.name}
+    assert (metadata / "top_level.txt").read_text().split() == ["launch", "poolformer_jax"]
+    names = {path.name for path in installed.iterdir()}
+    assert names == {"poolformer_jax", "launch", metadata.name}
     package = installed / "poolformer_jax"
     assert (package / "live" / "page.html").is_file() and (package / "live" / "page.js").is_file()
     card = package / "pretrained" / "digits_classifier" / "README.md"
+    assert (card.parents[1] / "digits" / "parameters.npz").is_file()
     assert "Not for" in card.read_text() and (card.parent / "classifier.npz").stat().st_size < 4e6
-    subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(installed)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        check=True,
-    )
+    for program in (["-c", PROGRAM, str(installed)], ["-m", "launch.train", "--help"]):
+        subprocess.run(
+            [sys.executable, *program],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(installed)},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )

@@ -91,11 +91,7 @@ class _Part(Sequence[Mapping[str, Any]]):
 
 
 def describe_dataset(config: DatasetConfig) -> DatasetFacts:
-    """Tells what a complete data set is; builds, copies and verifies it as `open_splits` does.
-
-    Raises:
-      As `open_splits`.
-    """
+    """Tells what a complete data set is; builds, copies, verifies and raises as `open_splits`."""
     folder = _complete_folder(config)
     return DatasetFacts(
         class_names=label_names(tfds.builder_from_directory(folder).as_data_source("train")),

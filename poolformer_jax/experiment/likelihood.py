@@ -40,8 +40,8 @@ def evaluate_likelihood(
 ) -> dict[str, Any] | None:
     """Evaluates a checkpoint on all clips of a split.
 
-    Writes <workdir>/likelihood_<split>.json and .csv; the names of another evaluation than that of
-    the best checkpoint's averaged weights on the run's own data say so, see `name_variant`.
+    Writes `<workdir>/likelihood_<split>.json` and .csv; the names of another evaluation than that
+    of the best checkpoint's averaged weights on the run's own data say so, see `name_variant`.
 
     Args:
       workdir: Of the run.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tqdm
+import tqdm.auto as tqdm
 
 from poolformer_jax.data.datasets import SAMPLE_RATE
 

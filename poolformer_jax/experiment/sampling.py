@@ -62,7 +62,7 @@ def sample(
 
     Args:
       workdir: Of the run.
-      out: Folder of the clips, see `SampleFolder`; <workdir>/samples if None.
+      out: Folder of the clips, see `SampleFolder`; `<workdir>/samples` if None.
       num_clips: Clips that are there in the end.
       length: Samples of a clip, prompt included; data.seq_len if None.
       draw: Temperature, restriction, guidance.

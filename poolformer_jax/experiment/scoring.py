@@ -56,7 +56,7 @@ def score_samples(
     What is known of the reference is computed once, and kept.
 
     Args:
-      samples: Folder of one-second WAV files; <workdir>/samples if None.
+      samples: Folder of one-second WAV files; `<workdir>/samples` if None.
       workdir: Run that drew the clips; tells the data set.
       classifier: Folder of the classifier; the one that comes with the package if None, for
         `digits` alone.
@@ -64,7 +64,7 @@ def score_samples(
         split if None.
       data_dir: Folder of data sets, if it is another than the run's.
       partial: Whether to use the prepared subset of the data set.
-      out: Folder of the results; <samples>/metrics if None.
+      out: Folder of the results; `<samples>/metrics` if None.
       reference_dir: Where references are kept; in the cache folder if None.
       baselines: Sets to score beside, see `baseline_sets`; test and train if None, or none where no
         data set is named.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from poolformer_jax import interruption, own_files
@@ -36,6 +36,7 @@ def train(
     distributed: Distributed | bool = False,
     devices: Sequence[Any] | None = None,
     profile_steps: tuple[int, int] | None = None,
+    on_log: Callable[[int], None] = lambda step: None,
 ) -> Outcome:
     """Trains a model, or goes on from the latest checkpoint in the workdir.
 
@@ -47,6 +48,7 @@ def train(
       devices: What to train on; all devices if None.
       profile_steps: The first and the last step of a trace, which is written to `profile` in the
         workdir. Of a start that resumes among them or after them, those that are left.
+      on_log: Called with the step after a line of progress or an evaluation, see `LivePlot`.
 
     Returns:
       At which step training ended, and whether that is the end of the run.
@@ -157,6 +159,7 @@ def train(
         check_workdir=(lambda: None) if lock is None else lock.check,
         rules=model.parameter_rules,
         profile_steps=profile_steps,
+        on_log=on_log,
     )
     return run_loop(trainer)
 

@@ -42,11 +42,10 @@ def is_document(path: AnyPath) -> bool:
 
 def document(title: str, sections: Sequence[str]) -> str:
     """Returns a whole page as HTML text."""
-    style = importlib.resources.files(__package__).joinpath("style.css").read_text("utf-8")
     lines = [
         *_HEAD,
         f"<title>{escape(title)}</title>",
-        f"<style>\n{style}</style>",
+        f"<style>\n{_style()}</style>",
         "</head>",
         f"<body><main><h1>{escape(title)}</h1>",
         *sections,
@@ -54,6 +53,13 @@ def document(title: str, sections: Sequence[str]) -> str:
         "</html>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def embedded(content: str) -> str:
+    """Parts of a page inside somebody else's, such as a notebook, which keeps its own style."""
+    # Nested rules: `&` is the element that they are in.
+    style = _style().replace(":root", "&").replace("\nbody {", "\n& {")
+    return f"<style>.poolformer {{\n{style}}}</style><div class='poolformer'>{content}</div>"
 
 
 def section(heading: str, content: str) -> str:
@@ -184,6 +190,10 @@ def _text(value: Any) -> str:
             return ", ".join(map(str, value))
         case _:
             return str(value)
+
+
+def _style() -> str:
+    return importlib.resources.files(__package__).joinpath("style.css").read_text("utf-8")
 
 
 def _box(kind: str, *contents: str) -> str:

@@ -27,7 +27,7 @@ _SECONDS_TO_UPLOAD = 60.0  # Between two uploads of metrics to a bucket.
 
 
 class MetricWriter:
-    """Writes to <workdir>/metrics.jsonl and <workdir>/tensorboard.
+    """Writes to `<workdir>/metrics.jsonl` and `<workdir>/tensorboard`.
 
     A run that resumes from a checkpoint computes again what came after it; what an interrupted run
     had written of that is removed first, so every step is there once. Values that are not finite

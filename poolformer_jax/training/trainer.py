@@ -64,6 +64,8 @@ class Trainer:
       check_workdir: Called before the workdir is written; raises if it is another's by now.
       rules: How parameters are sharded.
       profile_steps: The first and the last step of a trace; None writes none.
+      on_log: Called with the step on the first process, after a line of progress or an evaluation
+        was written down.
     """
 
     def __init__(
@@ -78,7 +80,9 @@ class Trainer:
         check_workdir: Callable[[], None] = lambda: None,
         rules: sharding.Rules = sharding.REPLICATED,
         profile_steps: tuple[int, int] | None = None,
+        on_log: Callable[[int], None] = lambda step: None,
     ):
+        self.on_log = on_log if jax.process_index() == 0 else lambda step: None
         self.objective = objective
         self.config = config
         self.mesh = mesh
@@ -200,6 +204,7 @@ class Trainer:
         self.check_workdir()
         if result is not None:
             self._judge(result, time.monotonic() - start)
+            self.on_log(self.step)
             self.speed.leave_out(self.step)
         self._set_stopping(self.stop.agreed)
 
@@ -248,6 +253,7 @@ class Trainer:
             self.speed.start(self.step)
         elif self.report_is_due(self.step):
             self.collect()
+            self.on_log(self.step)
         elif len(self.pending) > MAX_STEPS_IN_FLIGHT:
             self.write_oldest()
 

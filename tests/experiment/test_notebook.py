@@ -1,6 +1,10 @@
 """The functions of `experiment` as a notebook calls them."""
 
 import json
+import re
+import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from poolformer_jax import experiment as ex
 from poolformer_jax.classifier.files import save_classifier
 from poolformer_jax.data.builders.features import DIGIT_WORDS
+from poolformer_jax.experiment import notebook
 from poolformer_jax.files import write_json, write_whole
 from tests.classifier.random_classifier import saved_classifier
 from tests.experiment.test_workdir import OLD_LAYOUT
@@ -46,6 +51,75 @@ def test_train_evaluate_restore_draw_and_plot(run):
     np.testing.assert_array_equal(ex.draw_clips(experiment, params, 3, length=480), clips[:3])
     figure = ex.plot_loss(workdir)
     assert "bits per sample" in figure.axes[0].get_ylabel()
+
+
+def test_an_exported_run_is_read_as_a_run(run, tmp_path):
+    experiment, workdir = run
+    folder = ex.export(workdir, tmp_path / "model")
+    assert ex.read_experiment(folder) == experiment
+    (exported, step), (params, _) = (ex.restore_params(path) for path in (folder, workdir))
+    assert step == 2
+    halves = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), params)
+    jax.tree.map(np.testing.assert_array_equal, exported, halves)
+    bits = [ex.evaluate_likelihood(path)["bits_per_sample"] for path in (folder, workdir)]
+    assert bits[0] == pytest.approx(bits[1], abs=1e-3)
+
+    for options in ({"weights": "raw"}, {"step": 1}):
+        with pytest.raises(ex.UserError, match="the averaged weights of step 2 alone"):
+            ex.restore_params(folder, **options)
+    with pytest.raises(ex.UserError, match="without what training needs to go on"):
+        ex.train(experiment, folder)
+    with pytest.raises(ex.UserError, match="holds a run; choose another folder"):
+        ex.export(folder, workdir)
+    arrays = bytearray((folder / "parameters.npz").read_bytes())
+    arrays[len(arrays) // 2] ^= 1
+    (folder / "parameters.npz").write_bytes(arrays)
+    with pytest.raises(ex.UserError, match=r"is not what parameters\.json describes"):
+        ex.restore_params(folder)
+
+
+def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch):
+    experiment, trained = run
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    tone = (8_000 * np.sin(np.arange(1_600) / 5)).astype(np.int16)
+    shown = ex.show_clips([tone, tone], ["a", "b & c"])._repr_html_()
+    assert shown.count("<audio") == shown.count("<img") == 2 and "b &amp; c" in shown
+    assert ":root" not in shown and "body {" not in shown  # The notebook keeps its own style.
+    with pytest.raises(ex.UserError, match="1 names for 2 clips"):
+        ex.show_clips([tone, tone], ["a"])
+
+    figures = []
+
+    def display(figure, display_id=None):
+        figures.append(figure)
+        return types.SimpleNamespace(update=figures.append)
+
+    module = types.SimpleNamespace(display=display)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(display=module))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    plot, seen = ex.LivePlot(workdir), []
+    longer = ex.replace(experiment, train={"num_steps": 4})
+
+    def on_log(step):
+        seen.append(step)
+        plot(step)
+
+    ex.train(longer, workdir, on_log=on_log)
+    assert seen == [4, 4] and len(figures) == 2  # The first step of a start is not reported.
+    assert figures[-1].axes[0].lines
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [([], r"^CPU, \d+ cores"), (["/dev/accel0"], "has a TPU, but JAX computes on the CPU")],
+)
+def test_a_tpu_that_is_not_used_is_an_error(files, message, monkeypatch):
+    monkeypatch.setattr(notebook, "_tpu_files", lambda: files)
+    if not files:
+        assert re.match(message, ex.describe_devices())
+        return
+    with pytest.raises(ex.UserError, match=message):
+        ex.describe_devices()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The files of an evaluation: likelihood_<split>.json about the split, .csv about every clip.
+"""The files of an evaluation: `likelihood_<split>.json` about the split, .csv about every clip.
 
 These names belong to the evaluation that a report shows: of the best checkpoint's averaged weights,
 on the data that the run was configured with. Any other has in its names what it differs in, such as

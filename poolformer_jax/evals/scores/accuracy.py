@@ -31,7 +31,7 @@ class Accuracy:
 def cached_accuracy(
     folder: pathlib.Path, clips: ClipSet, classify: Classify, *, key: str, name: str
 ) -> Accuracy:
-    """Reads the accuracy of a classifier, or measures it and keeps it as <key>.json.
+    """Reads the accuracy of a classifier, or measures it and keeps it as `<key>.json`.
 
     Args:
       folder: Where references are kept.

@@ -158,7 +158,7 @@ class ReferenceStatistics:
 def cached_reference(
     folder: pathlib.Path, clips: ClipSet, classify: Classify, *, key: str, num_cells: int = 50
 ) -> ReferenceStatistics:
-    """Reads the statistics of the reference, or computes them and keeps them as <key>.npz.
+    """Reads the statistics of the reference, or computes them and keeps them as `<key>.npz`.
 
     Args:
       folder: Where references are kept.
