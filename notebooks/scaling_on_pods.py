@@ -1,0 +1,75 @@
+# ---
+# jupyter:
+#   kernelspec: {display_name: Python 3, language: python, name: python3}
+# ---
+
+# %% [markdown]
+# # Which slice, before paying for it
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/poolformer_jax/blob/main/notebooks/scaling_on_pods.ipynb)
+#
+# A training step is compiled for slices that are not there: does it fit, what does it move and
+# compute, how does it scale. Any machine will do. The last part trains on Kaggle's eight chips.
+
+# %%
+# %pip install -q "poolformer_jax[digits,report,tpu]"
+
+# %%
+import os
+
+import jax
+from IPython.display import HTML, display
+
+from poolformer_jax import experiment as ex
+
+FAST = "POOLFORMER_NOTEBOOK_FAST" in os.environ  # A minute in all, to test this notebook.
+print(ex.describe_devices())
+
+# %% [markdown]
+# Your configuration. Here: a small one; `sc09` compiles for some minutes.
+
+# %%
+config = ex.named_config("digits")
+if FAST:
+    config.model.pool_factors, config.model.layers = (16,), (1, 1)
+    config.data.seq_len, config.data.train_len = 1_600, 320
+experiment = ex.make_experiment(config)
+
+# %% [markdown]
+# One row for each program and slice: memory, bytes, FLOPs, the roofline, what the chips exchange.
+
+# %%
+topologies = ["v5e:1x1"] if FAST else ["v5e:1x1", "v5e:2x2", "v5e:4x4"]
+compiled = ex.compile_for_tpu(experiment, topologies, html="scaling.html")
+for program in compiled:
+    print(program.topology, program.program, program.batch, program.fits, program.roofline_seconds)
+
+# %% [markdown]
+# `scaling.html` has the same with plots.
+
+# %%
+with open("scaling.html") as file:
+    display(HTML(file.read()))
+
+# %% [markdown]
+# On a pod, every host runs one command; see `docs/pods.md` for creating slices and preemption.
+#
+# ```sh
+# python -m launch.train --config=sc09 --workdir=gs://bucket/runs/sc09 --distributed
+# ```
+
+# %% [markdown]
+# ## Eight chips at once
+# On Kaggle's v5e-8 the same call trains on all eight chips: the batch is split over them.
+
+# %%
+if len(jax.devices()) > 1 or FAST:
+    config = ex.named_config("digits")
+    config.model.platform = jax.default_backend()
+    config.train.batch_size = 4 if FAST else 32
+    config.train.num_steps, config.train.log_every = (8, 2) if FAST else (1_000, 50)
+    config.train.eval_every = config.train.num_steps
+    if FAST:
+        config.data.name = "digits_tiny"
+    run = ex.make_experiment(config)
+    print(ex.train(run, "runs/eight", on_log=ex.LivePlot("runs/eight")))

@@ -1,0 +1,117 @@
+"""What a notebook shows inline: clips to listen to, and a run while it trains."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tqdm.auto as tqdm
+from jaxtyping import Int16
+
+from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.experiment.errors import UserError, user_errors
+from poolformer_jax.experiment.pages import plot_loss
+from poolformer_jax.experiment.workdir import read_experiment
+from poolformer_jax.pages import require_matplotlib
+
+
+class Html:
+    """What a notebook shows as HTML."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def _repr_html_(self) -> str:
+        return self.text
+
+
+def show_clips(
+    clips: Sequence[Int16[np.ndarray, " t"]], names: Sequence[str] | None = None
+) -> Html:
+    """Clips side by side: a player, the waveform and the spectrogram of each.
+
+    Args:
+      clips: 16-bit samples at 16 kHz, as `draw_clips` returns them.
+      names: What to call them; clip 1, clip 2, ... if None.
+
+    Raises:
+      UserError: If Matplotlib is missing, or there are not as many names as clips.
+    """
+    with user_errors():
+        require_matplotlib()
+        from poolformer_jax.pages import html as page
+        from poolformer_jax.pages.run_files import Clip
+
+        names = names or [f"clip {number}" for number in range(1, len(clips) + 1)]
+        if len(names) != len(clips):
+            raise ValueError(f"{len(names)} names for {len(clips)} clips; give one for each")
+        pairs = zip(names, clips, strict=True)
+        shown = [Clip(name=name, pcm=pcm, sample_rate=SAMPLE_RATE) for name, pcm in pairs]
+        return Html(page.embedded(page.players(shown)))
+
+
+class LivePlot:
+    """A progress bar, and the plot of the loss below it, drawn anew while a run trains.
+
+        ex.train(experiment, workdir, on_log=ex.LivePlot(workdir))
+
+    Args:
+      workdir: Of the run.
+
+    Raises:
+      UserError: If Matplotlib is missing.
+    """
+
+    def __init__(self, workdir: str | os.PathLike[str]):
+        with user_errors():
+            require_matplotlib()
+        self._workdir = workdir
+        self._bar: Any = None
+        self._display: Any = None
+
+    def __call__(self, step: int) -> None:
+        """Shows where the run stands at a step."""
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        if self._bar is None:
+            experiment: Experiment = read_experiment(self._workdir)
+            total = experiment.train.num_steps
+            self._bar = tqdm.tqdm(total=total, initial=step, unit=" steps")
+        self._bar.update(step - self._bar.n)
+        figure = plot_loss(self._workdir)
+        if self._display is None:
+            self._display = display(figure, display_id=True)
+        else:
+            self._display.update(figure)
+        if step == self._bar.total:
+            self._bar.close()
+
+
+def describe_devices() -> str:
+    """What JAX computes on, in words.
+
+    Raises:
+      UserError: If the machine has a TPU, and JAX does not use it.
+    """
+    import jax
+
+    devices = jax.devices()
+    first = devices[0]
+    if first.platform == "cpu" and _tpu_files():
+        raise UserError(
+            "this machine has a TPU, but JAX computes on the CPU: restart the runtime, install "
+            "before JAX is imported, and leave torch_xla and tensorflow-tpu out, which replace "
+            "libtpu; another process may also hold the TPU"
+        )
+    if first.platform == "cpu":
+        return f"CPU, {os.cpu_count()} cores; no TPU and no GPU is here"
+    return f"{len(devices)} x {first.device_kind} ({first.platform.upper()})"
+
+
+def _tpu_files() -> list[pathlib.Path]:
+    """How Linux shows TPU chips: as accel0 up to v4, and as groups of VFIO since."""
+    return [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]

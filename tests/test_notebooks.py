@@ -1,0 +1,67 @@
+"""Every notebook is its script, and runs from top to bottom in fast mode.
+
+Run by `.ci/run notebooks` in an environment that has only these tools: the notebook's own first
+cell installs the package, from a wheel that was just built.
+"""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+jupytext = pytest.importorskip("jupytext", reason="needs the extra notebooks")
+nbclient = pytest.importorskip("nbclient", reason="needs the extra notebooks")
+
+pytestmark = pytest.mark.notebooks
+
+FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
+SCRIPTS = sorted(FOLDER.glob("*.py"))
+by_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+
+@by_script
+def test_a_notebook_is_its_script(script):
+    stored, wanted = jupytext.read(script.with_suffix(".ipynb")), jupytext.read(script)
+    cells = [[(cell.cell_type, cell.source) for cell in one.cells] for one in (stored, wanted)]
+    assert cells[0] == cells[1], f"run: jupytext --to ipynb {script.relative_to(FOLDER.parent)}"
+    assert all(not cell.get("outputs") for cell in stored.cells)
+
+
+@by_script
+def test_a_notebook_begins_with_its_badge_and_one_line_that_installs(script):
+    title, code, *others = (cell.source for cell in jupytext.read(script).cells)
+    assert f"/blob/main/notebooks/{script.stem}.ipynb)" in title and "colab-badge" in title
+    assert re.fullmatch(r'%pip install -q "poolformer_jax\[[a-z,]+\]"', code)
+    assert "ex.describe_devices()" in others[0]
+    imported = re.findall(r"^ *(?:from|import) (poolformer_jax\S*.*)$", script.read_text(), re.M)
+    assert imported == ["poolformer_jax import experiment as ex"]
+
+
+@by_script
+def test_a_notebook_runs(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("POOLFORMER_NOTEBOOK_FAST", "1")
+    notebook = jupytext.read(script)
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output["data"] for output in outputs if "data" in output]
+    pictures = [data["image/png"] for data in shown if "image/png" in data]
+    assert all(len(picture) > 5_000 for picture in pictures)
+    text = "".join(output.get("text", "") for output in outputs)
+    assert "CPU, " in text
+    pages = "".join("".join(data.get("text/html", "")) for data in shown)
+    if script.stem in ("quickstart", "poolformer_on_sc09"):
+        assert pages.count("<audio") >= 2 and pictures
+        (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
+        records = [json.loads(line) for line in metrics.read_text().splitlines()]
+        bits = [row["bits_per_sample"] for row in records if row["kind"] == "train"]
+        assert sum(bits[-3:]) < sum(bits[:3])
+    if script.stem == "how_it_works":
+        assert len(pictures) == 3 and "above the diagonal: 0" in text
+        differences = [float(x) for x in re.findall(r"largest difference: (\S+)", text)]
+        assert len(differences) == 2 and max(differences) < 1e-4
+    if script.stem == "scaling_on_pods":
+        assert "v5e:1x1 training" in text and "<img" in pages and pictures
