@@ -31,7 +31,7 @@ _CLASSIFIER = _string(
     "classifier",
     None,
     "Folder of the classifier, from launch.train_classifier or launch.import_classifier; the one "
-    "that comes with the package if not given, for digits alone.",
+    "that comes with the package if not given, for data sets of digits.",
 )
 _REFERENCE = _string(
     "reference",

@@ -14,6 +14,8 @@
 # %pip install -q "poolformer_jax[report]"
 
 # %%
+import logging
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -21,6 +23,8 @@ import numpy as np
 
 from poolformer_jax import experiment as ex
 
+logging.basicConfig(format="%(message)s")
+logging.getLogger("poolformer_jax").setLevel("INFO")
 print(ex.describe_devices())
 
 # %% [markdown]
@@ -61,7 +65,7 @@ print(f"largest difference: {np.abs(parallel - one_by_one).max():.1e}")
 # %% [markdown]
 # ## Pooling is causal
 # A level below sees a window only when it is complete, so what is pooled up arrives a window late.
-# The derivative of each log-probability by each input shows it: nothing above the diagonal.
+# Change one code at a time and see which log-probabilities move: none above the diagonal.
 
 # %%
 config = ex.named_config("digits")

@@ -17,6 +17,7 @@
 # %pip install -q "poolformer_jax[digits,download,report,tpu]"
 
 # %%
+import logging
 import os
 import sys
 
@@ -25,6 +26,8 @@ import jax
 from poolformer_jax import experiment as ex
 
 FAST = "POOLFORMER_NOTEBOOK_FAST" in os.environ  # A minute in all, to test this notebook.
+logging.basicConfig(format="%(message)s")
+logging.getLogger("poolformer_jax").setLevel("INFO")
 print(ex.describe_devices())
 
 # %% [markdown]
@@ -39,8 +42,9 @@ if "google.colab" in sys.modules:
     WORKDIR = "/content/drive/MyDrive/poolformer/sc09"
 
 # %% [markdown]
-# The data: from the Hugging Face Hub, checked clip by clip; 35 hours of words become one data set.
-# With `manual_dir="/content/drive/MyDrive/sc09.zip"` in place of `download` from your own copy.
+# The data: from the Hugging Face Hub, checked clip by clip. They are on the machine's own disk, so
+# every session prepares them again; `manual_dir="/content/drive/MyDrive/sc09.zip"` in place of
+# `download` saves the download.
 
 # %%
 NAME = "digits_tiny" if FAST else "sc09"
@@ -50,27 +54,29 @@ else:
     ex.prepare_data(NAME, data_dir=DATA_DIR, download=True)
 
 # %% [markdown]
-# The published configuration. Only the batch is smaller: it must fit one chip.
+# The published configuration. Its 32 clips go through the chip one by one, so it fits any. On a CPU
+# the training cell ends with an error: the recipe would take years there. Drive keeps deleted
+# checkpoints in its trash: empty it now and then.
 
 # %%
 config = ex.named_config("digits" if FAST else "sc09")
 config.data.name, config.data.data_dir = NAME, DATA_DIR
-config.model.platform = jax.default_backend()
-config.train.checkpoint_every = 500
+if FAST or jax.default_backend() == "gpu":
+    config.model.platform = jax.default_backend()
 if FAST:
     config.train.num_steps, config.train.log_every, config.train.eval_every = 8, 2, 8
     config.train.checkpoint_every = 8
 experiment = ex.make_experiment(config)
 
 # %% [markdown]
-# Before a step is taken: does it fit, and how long does it take at least? This compiles for a chip
-# that need not be there. `find_batch=True` looks for the largest batch.
+# Does it fit, and how long does a step take at least? On a machine without a TPU, this compiles for
+# chips that are not there.
 
 # %%
 if jax.default_backend() == "cpu" and not FAST:
     for chip in ("v5e:1x1", "v6e:1x1"):
-        for compiled in ex.compile_for_tpu(experiment, [chip], find_batch=True):
-            print(compiled.topology, compiled.program, compiled.batch, compiled.fits)
+        for found in ex.compile_for_tpu(experiment, [chip]):
+            print(found.topology, found.program, found.fits, found.roofline_seconds)
 
 # %% [markdown]
 # Train. After a disconnect, run all cells again: training goes on from the latest checkpoint.

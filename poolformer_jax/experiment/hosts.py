@@ -26,7 +26,7 @@ from poolformer_jax import interruption
 from poolformer_jax.buckets import AnyPath
 from poolformer_jax.experiment.configuration import Sections, flat_values
 from poolformer_jax.experiment.errors import UserError, user_errors
-from poolformer_jax.experiment.workdir import PLACES
+from poolformer_jax.experiment.workdir import EXPORTED, PLACES
 
 _LOG = logging.getLogger(__name__)
 
@@ -218,7 +218,12 @@ def run_facts(workdir: AnyPath, experiment: Sections) -> dict[str, Any]:
     from poolformer_jax.training.checkpoint import complete_steps
 
     steps = complete_steps(workdir / "checkpoints")
-    return experiment_facts(experiment) | {"checkpoints in workdir": steps} | code_facts()
+    exported = workdir / EXPORTED[1]
+    facts = {
+        "checkpoints in workdir": steps,
+        "exported parameters": exported.read_text() if exported.exists() else None,
+    }
+    return experiment_facts(experiment) | facts | code_facts()
 
 
 def experiment_facts(experiment: Sections) -> dict[str, Any]:

@@ -77,16 +77,23 @@ class LivePlot:
         """Shows where the run stands at a step."""
         from IPython.display import display  # type: ignore[import-not-found]
 
+        from poolformer_jax.pages import html as page
+
         if self._bar is None:
             experiment: Experiment = read_experiment(self._workdir)
             total = experiment.train.num_steps
             self._bar = tqdm.tqdm(total=total, initial=step, unit=" steps")
         self._bar.update(step - self._bar.n)
-        figure = plot_loss(self._workdir)
+        # As HTML: without pyplot, IPython does not know how to show a figure.
+        try:
+            figure = plot_loss(self._workdir)
+        except UserError:
+            return  # In a bucket, the first numbers come with the first checkpoint.
+        plot = Html(page.embedded(page.picture(figure, "Loss over training steps")))
         if self._display is None:
-            self._display = display(figure, display_id=True)
+            self._display = display(plot, display_id=True)
         else:
-            self._display.update(figure)
+            self._display.update(plot)
         if step == self._bar.total:
             self._bar.close()
 
@@ -95,23 +102,30 @@ def describe_devices() -> str:
     """What JAX computes on, in words.
 
     Raises:
-      UserError: If the machine has a TPU, and JAX does not use it.
+      UserError: If the machine has a TPU, and JAX does not or cannot use it.
     """
     import jax
 
-    devices = jax.devices()
+    advice = (
+        "restart the runtime, install before JAX is imported, and leave torch_xla and "
+        "tensorflow-tpu out, which replace libtpu; another process may also hold the TPU"
+    )
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        raise UserError(f"JAX cannot start: {error}; {advice}") from error
     first = devices[0]
-    if first.platform == "cpu" and _tpu_files():
-        raise UserError(
-            "this machine has a TPU, but JAX computes on the CPU: restart the runtime, install "
-            "before JAX is imported, and leave torch_xla and tensorflow-tpu out, which replace "
-            "libtpu; another process may also hold the TPU"
-        )
+    if first.platform == "cpu" and _has_tpu():
+        raise UserError(f"this machine has a TPU, but JAX computes on the CPU: {advice}")
     if first.platform == "cpu":
-        return f"CPU, {os.cpu_count()} cores; no TPU and no GPU is here"
+        return f"CPU, {os.cpu_count()} cores; JAX sees no TPU and no GPU"
     return f"{len(devices)} x {first.device_kind} ({first.platform.upper()})"
 
 
-def _tpu_files() -> list[pathlib.Path]:
-    """How Linux shows TPU chips: as accel0 up to v4, and as groups of VFIO since."""
-    return [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
+def _has_tpu(devices: pathlib.Path = pathlib.Path("/sys/bus/pci/devices")) -> bool:
+    """Whether there is a device of Google's that is neither a disk nor a network card."""
+    for device in devices.glob("*"):
+        vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+        if vendor == "0x1ae0" and not kind.startswith(("0x01", "0x02")):
+            return True
+    return False

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import poolformer_jax
+from poolformer_jax import own_files
 from poolformer_jax.buckets import AnyPath
-from poolformer_jax.experiment.configuration import Experiment
+from poolformer_jax.data.datasets import DATASETS
+from poolformer_jax.experiment.configuration import Experiment, replace
 from poolformer_jax.experiment.errors import user_errors
 from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import (
@@ -39,8 +41,14 @@ FOLDER = pathlib.Path(poolformer_jax.__file__).parent / "pretrained"
 """One folder for each, with a README.md: what it is, how it was made and how good it is."""
 
 _MODELS = ("digits",)
-_CLASSIFIERS = {"digits": "digits_classifier"}
+# Of all data sets that eSpeak NG speaks.
+_CLASSIFIERS = {
+    name: "digits_classifier"
+    for name, dataset in DATASETS.items()
+    if dataset.builder == DATASETS["digits"].builder
+}
 _ARRAYS, _DESCRIPTION = EXPORTED
+_FILES = (*EXPORTED, CONFIG_FILE)
 
 
 def pretrained_classifier(data: str) -> pathlib.Path:
@@ -83,17 +91,20 @@ def unpack_pretrained(name: str, workdir: str | os.PathLike[str]) -> pathlib.Pat
     """
     with user_errors():
         folder, workdir = _folder_of(name), local_path("workdir", workdir)
-        files = {file: (folder / file).read_bytes() for file in (_ARRAYS, _DESCRIPTION)}
-        found = workdir / CONFIG_FILE
-        if found.exists() and not (
-            (workdir / _ARRAYS).is_file() and (workdir / _ARRAYS).read_bytes() == files[_ARRAYS]
-        ):
+        files = {file: (folder / file).read_bytes() for file in _FILES}
+        found = {file: workdir / file for file in _FILES if (workdir / file).exists()}
+        if found and (_ARRAYS not in found or found[_ARRAYS].read_bytes() != files[_ARRAYS]):
             raise ValueError(
                 f"--workdir={workdir} holds another model than --pretrained={name}; choose another"
             )
-        for file, content in files.items():
-            write_whole(workdir / file, content)
-        write_whole(found, (folder / CONFIG_FILE).read_bytes())
+        try:
+            for file in files.keys() - found.keys():
+                write_whole(workdir / file, files[file])
+        except OSError as error:
+            raise ValueError(
+                f"cannot copy the model to {workdir} ({error.strerror}); choose a folder that can "
+                "be written with --workdir"
+            ) from error
     return workdir
 
 
@@ -114,8 +125,8 @@ def export(
       The folder.
 
     Raises:
-      UserError: If there is no such checkpoint, the folder holds a run, or a parameter is too large
-        for half precision.
+      UserError: If there is no such checkpoint, files of others are in the way, the folder cannot
+        be written, or a parameter is too large for half precision.
     """
     import jax
     from flax.traverse_util import flatten_dict
@@ -124,9 +135,11 @@ def export(
 
     with user_errors():
         out = local_path("out", out)
-        if (out / CONFIG_FILE).exists() and not (out / _ARRAYS).exists():
+        if (out / "checkpoints").exists():
             raise ValueError(f"--out={out} holds a run; choose another folder")
+        own_files.check(out, _FILES)
         experiment: Experiment = read_experiment(workdir)
+        own_files.claim(out, _FILES)
     params, number = restore_params(workdir, experiment, step=step)
     arrays = {
         "/".join(path): np.asarray(leaf).astype(np.float16)
@@ -138,12 +151,12 @@ def export(
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # Names are no options.
     content = buffer.getvalue()
-    write_whole(out / _ARRAYS, content)
-    write_json(
-        out / _DESCRIPTION,
-        {"step": number, "weights": "ema", "sha256": hashlib.sha256(content).hexdigest()},
-    )
-    write_experiment(out, experiment)
+    description = {"step": number, "weights": "ema", "sha256": hashlib.sha256(content).hexdigest()}
+    with user_errors():
+        write_whole(out / _ARRAYS, content)
+        write_json(out / _DESCRIPTION, description)
+        # Where the data are kept is nobody else's concern.
+        write_experiment(out, replace(experiment, data={"data_dir": None}))
     _LOG.info("%s holds the averaged weights of step %d, %.1f MB", out, number, len(content) / 1e6)
     return out
 

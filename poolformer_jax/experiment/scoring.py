@@ -59,7 +59,7 @@ def score_samples(
       samples: Folder of one-second WAV files; `<workdir>/samples` if None.
       workdir: Run that drew the clips; tells the data set.
       classifier: Folder of the classifier; the one that comes with the package if None, for
-        `digits` alone.
+        `digits` and its kin.
       reference: Data set and split, such as "sc09:train", or a folder of WAV files; the run's train
         split if None.
       data_dir: Folder of data sets, if it is another than the run's.

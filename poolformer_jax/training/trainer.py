@@ -254,6 +254,7 @@ class Trainer:
         elif self.report_is_due(self.step):
             self.collect()
             self.on_log(self.step)
+            self.speed.leave_out(self.step)
         elif len(self.pending) > MAX_STEPS_IN_FLIGHT:
             self.write_oldest()
 

@@ -108,7 +108,7 @@ def plan(config: DigitsConfig) -> dict[str, list[Clip]]:
       ValueError: If the installed eSpeak NG lacks a held-out voice.
     """
     variants = espeak.voice_variants()
-    missing = sorted({*VALIDATION_VOICES, *TEST_VOICES} - set(variants))
+    missing = sorted({*VALIDATION_VOICES, *TEST_VOICES, *config.speakers} - set(variants))
     if missing:
         raise ValueError(
             f"the installed eSpeak NG lacks the voice variants {', '.join(missing)}; "
