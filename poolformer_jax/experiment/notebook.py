@@ -106,6 +106,12 @@ def describe_devices() -> str:
     """
     import jax
 
+    from poolformer_jax.aot.chips import ENVIRONMENT
+
+    if not _has_tpu():
+        # JAX starts an installed libtpu in any case: `compile_for_tpu` needs it to know of this.
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
     advice = (
         "restart the runtime, install before JAX is imported, and leave torch_xla and "
         "tensorflow-tpu out, which replace libtpu; another process may also hold the TPU"
