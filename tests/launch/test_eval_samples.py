@@ -200,5 +200,5 @@ def test_mistakes_end_in_one_line(known, mistakes, tiny_config, flags, message):
 
 
 def test_classifier_has_to_be_named(workdir):
-    message = mistake("eval_samples", f"--workdir={workdir}")
-    assert "--classifier is missing, and none for digits_tiny comes with the package" in message
+    message = mistake("eval_samples", f"--workdir={workdir}", "--reference=fsdd:train")
+    assert "--classifier is missing, and none for fsdd comes with the package" in message
