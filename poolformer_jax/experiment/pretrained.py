@@ -98,8 +98,9 @@ def unpack_pretrained(name: str, workdir: str | os.PathLike[str]) -> pathlib.Pat
                 f"--workdir={workdir} holds another model than --pretrained={name}; choose another"
             )
         try:
-            for file in files.keys() - found.keys():
-                write_whole(workdir / file, files[file])
+            for file, content in files.items():  # The arrays first: what is cut off can go on.
+                if file not in found:
+                    write_whole(workdir / file, content)
         except OSError as error:
             raise ValueError(
                 f"cannot copy the model to {workdir} ({error.strerror}); choose a folder that can "
