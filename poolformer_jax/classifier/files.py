@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +16,8 @@ import numpy as np
 from poolformer_jax.classifier.config import ClassifierConfig
 from poolformer_jax.classifier.network import Stats, init_classifier
 from poolformer_jax.config_checks import make_config
-from poolformer_jax.files import read_json, write_json, write_whole
+from poolformer_jax.files import read_json, write_json
+from poolformer_jax.npz import read_npz, write_npz
 
 DESCRIPTION = "classifier.json"
 ARRAYS = "classifier.npz"
@@ -64,18 +63,14 @@ def save_classifier(folder: Folder, classifier: SavedClassifier) -> None:
     the arrays, so a pair of which one was replaced is noticed by `load_classifier`.
     """
     folder = pathlib.Path(folder)
-    buffer = io.BytesIO()
     leaves = _named_leaves(classifier.params, classifier.stats)
-    arrays_by_name: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    np.savez(buffer, **arrays_by_name)
-    arrays = buffer.getvalue()
+    arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     description = {
         "config": dataclasses.asdict(classifier.config),
         "class_names": classifier.class_names,
         "source": dict(classifier.source),
-        "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
+        "arrays_sha256": write_npz(folder / ARRAYS, arrays),
     }
-    write_whole(folder / ARRAYS, arrays)
     write_json(folder / DESCRIPTION, description)
 
 
@@ -89,7 +84,7 @@ def load_classifier(folder: Folder) -> SavedClassifier:
       ValueError: If there is none, if a file is damaged, of another classifier or another version,
         or if an array is missing, surplus, of another shape or not float32.
     """
-    description, arrays = _read(folder)
+    description, stored = _read(folder)
     try:
         config = make_config(ClassifierConfig, description["config"])
     except ValueError as error:
@@ -98,11 +93,6 @@ def load_classifier(folder: Folder) -> SavedClassifier:
             "the classifier again"
         ) from error
     shapes = jax.eval_shape(lambda key: init_classifier(config, key), jax.random.key(0))
-    try:
-        with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
-            stored = dict(file)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{pathlib.Path(folder) / ARRAYS} cannot be read: {error}") from error
     expected = _named_leaves(*shapes)
     faults = [f"{name} is missing" for name in expected.keys() - stored.keys()]
     faults += [f"{name} is unknown" for name in stored.keys() - expected.keys()]
@@ -135,27 +125,30 @@ def classifier_hash(folder: Folder) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read(folder: Folder) -> tuple[dict[str, Any], bytes]:
+def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     folder = pathlib.Path(folder)
     try:
         description = read_json(folder / DESCRIPTION)
-        arrays = (folder / ARRAYS).read_bytes()
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder} holds no classifier ({pathlib.Path(error.filename).name} is missing); make "
-            "one with launch.train_classifier or launch.import_classifier"
-        ) from error
+        raise _missing(folder, error) from error
     except ValueError as error:
         raise ValueError(f"{folder / DESCRIPTION} cannot be read: {error}") from error
     missing = {"config", "class_names", "source", "arrays_sha256"} - set(description)
     if missing:
         raise ValueError(f"{folder / DESCRIPTION} lacks {', '.join(sorted(missing))}")
-    if hashlib.sha256(arrays).hexdigest() != description["arrays_sha256"]:
-        raise ValueError(
-            f"{folder / ARRAYS} is damaged, or of another classifier than {DESCRIPTION}: its "
-            "SHA-256 differs; train or import the classifier again"
-        )
-    return description, arrays
+    try:
+        return description, read_npz(folder / ARRAYS, sha256=description["arrays_sha256"])
+    except FileNotFoundError as error:
+        raise _missing(folder, error) from error
+    except ValueError as error:
+        raise ValueError(f"{error}; train or import the classifier again") from error
+
+
+def _missing(folder: pathlib.Path, error: FileNotFoundError) -> ValueError:
+    return ValueError(
+        f"{folder} holds no classifier ({pathlib.Path(error.filename).name} is missing); make one "
+        "with launch.train_classifier or launch.import_classifier"
+    )
 
 
 def _named_leaves(params: Any, stats: Stats) -> dict[str, Any]:

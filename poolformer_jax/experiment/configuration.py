@@ -131,6 +131,11 @@ class ClassifierExperiment(Sections):
         ):
             if value := getattr(self.train, name):
                 raise ValueError(f"train.{name} {value} does not fit a classifier: {why}; use 0")
+        if self.train.init_from is not None:
+            raise ValueError(
+                f"train.init_from {self.train.init_from!r} is for sequence models, not for a "
+                "classifier; use None"
+            )
 
 
 def default_config(

@@ -7,12 +7,9 @@ Those of the package are in `poolformer_jax/pretrained/`, each with its card.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import os
 import pathlib
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +24,12 @@ from poolformer_jax.experiment.paths import local_path
 from poolformer_jax.experiment.workdir import (
     CONFIG_FILE,
     EXPORTED,
+    model_differences,
     read_experiment,
     write_experiment,
 )
 from poolformer_jax.files import read_json, write_json, write_whole
+from poolformer_jax.npz import read_npz, write_npz
 
 if TYPE_CHECKING:
     from poolformer_jax.models.sequence_model import Params
@@ -109,6 +108,27 @@ def unpack_pretrained(name: str, workdir: str | os.PathLike[str]) -> pathlib.Pat
     return workdir
 
 
+def read_initial_params(init_from: str, experiment: Experiment) -> Params:
+    """Reads the parameters that `train.init_from` names, whole and in NumPy.
+
+    Raises:
+      ValueError: If it is no pretrained model, one of another architecture or codec, or damaged.
+    """
+    folder = FOLDER / init_from if init_from in _MODELS else local_path("init_from", init_from)
+    what = f"train.init_from={init_from}"
+    if not (folder / _ARRAYS).is_file():
+        raise ValueError(
+            f"{what} is neither a model that comes with the package ({', '.join(_MODELS)}) nor a "
+            "folder that launch.export wrote; make one of a run with: python -m launch.export "
+            f"--workdir={init_from} --out=FOLDER"
+        )
+    if differences := model_differences(read_experiment(folder), experiment):
+        raise ValueError(
+            f"{what} is another model (its value -> yours):\n  " + "\n  ".join(differences)
+        )
+    return _read(folder)[0]
+
+
 def export(
     workdir: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -149,16 +169,14 @@ def export(
     with user_errors():
         if large := [name for name, array in arrays.items() if not np.all(np.isfinite(array))]:
             raise ValueError(f"{', '.join(large)}: too large for half precision, or not finite")
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # Names are no options.
-    content = buffer.getvalue()
-    description = {"step": number, "weights": "ema", "sha256": hashlib.sha256(content).hexdigest()}
     with user_errors():
-        write_whole(out / _ARRAYS, content)
-        write_json(out / _DESCRIPTION, description)
-        # Where the data are kept is nobody else's concern.
-        write_experiment(out, replace(experiment, data={"data_dir": None}))
-    _LOG.info("%s holds the averaged weights of step %d, %.1f MB", out, number, len(content) / 1e6)
+        sha256 = write_npz(out / _ARRAYS, arrays, compress=True)
+        write_json(out / _DESCRIPTION, {"step": number, "weights": "ema", "sha256": sha256})
+        # Folders of this machine are nobody else's concern.
+        written = replace(experiment, data={"data_dir": None}, train={"init_from": None})
+        write_experiment(out, written)
+    megabytes = (out / _ARRAYS).stat().st_size / 1e6
+    _LOG.info("%s holds the averaged weights of step %d, %.1f MB", out, number, megabytes)
     return out
 
 
@@ -176,27 +194,27 @@ def read_exported(folder: AnyPath, abstract: Any) -> tuple[Any, int]:
       ValueError: If a file is damaged or its arrays are those of another model.
     """
     import jax
-    from flax.traverse_util import flatten_dict, unflatten_dict
 
-    description, content = read_json(folder / _DESCRIPTION), (folder / _ARRAYS).read_bytes()
-    if description.get("sha256") != hashlib.sha256(content).hexdigest():
-        raise ValueError(f"{folder / _ARRAYS} is not what {_DESCRIPTION} describes; copy it again")
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            stored = unflatten_dict({tuple(name.split("/")): file[name] for name in file})
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{folder / _ARRAYS} cannot be read: {error}") from error
+    stored, step = _read(folder)
     found, wanted = (
-        {path: leaf.shape for path, leaf in flatten_dict(tree).items()}
-        for tree in (stored, abstract)
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (stored, abstract))
     )
     if found != wanted:
         raise ValueError(f"{folder / _ARRAYS} holds other arrays than its {CONFIG_FILE} makes")
     return jax.tree.map(
-        lambda array, like: jax.device_put(array.astype(like.dtype), like.sharding),
-        stored,
-        abstract,
-    ), int(description["step"])
+        lambda array, like: jax.device_put(array, like.sharding), stored, abstract
+    ), step
+
+
+def _read(folder: AnyPath) -> tuple[Any, int]:
+    """The parameters in float32, as NumPy arrays, and the step of their checkpoint."""
+    from flax.traverse_util import unflatten_dict
+
+    description = read_json(folder / _DESCRIPTION)
+    arrays = read_npz(folder / _ARRAYS, sha256=str(description.get("sha256")))
+    named = {tuple(name.split("/")): array.astype(np.float32) for name, array in arrays.items()}
+    return unflatten_dict(named), int(description["step"])
 
 
 def _folder_of(name: str) -> pathlib.Path:

@@ -17,6 +17,7 @@ from poolformer_jax.experiment.hosts import (
     experiment_facts,
 )
 from poolformer_jax.experiment.paths import workdir_path
+from poolformer_jax.experiment.pretrained import read_initial_params
 from poolformer_jax.experiment.workdir import PROFILE, check_workdir, set_aside_run
 from poolformer_jax.lock import release_at_end, take_lock
 
@@ -88,6 +89,7 @@ def train(
     from poolformer_jax.experiment.environment import record_start
     from poolformer_jax.models.config import check_length
     from poolformer_jax.models.sequence_model import count_params
+    from poolformer_jax.training.checkpoint import complete_steps
     from poolformer_jax.training.loop import train as run_loop
     from poolformer_jax.training.sequence_objective import SequenceObjective
     from poolformer_jax.training.trainer import Trainer
@@ -117,6 +119,9 @@ def train(
         splits = open_splits(data)
         validation = evaluated_clips(splits["validation"], data)
         train_data(0)  # Complains now of what it would complain of after compilation.
+        initial = None
+        if config.init_from and (restart or not complete_steps(workdir / "checkpoints")):
+            initial = read_initial_params(config.init_from, experiment)
     agree(distributed, lambda: dataset_facts(splits), after_work=True)
 
     if jax.process_index() == 0:
@@ -149,7 +154,9 @@ def train(
         likelihood = evaluator(params, batches, should_stop)
         return None if likelihood is None else likelihood.summary()
 
-    objective = SequenceObjective(model, evaluate, label_dropout=config.label_dropout)
+    objective = SequenceObjective(
+        model, evaluate, label_dropout=config.label_dropout, initial_params=initial
+    )
     trainer = Trainer(
         objective,
         config,

@@ -175,18 +175,21 @@ def check_evaluation(workdir: AnyPath, experiment: Experiment) -> None:
       FileNotFoundError: If the workdir holds no run.
       ValueError: If it was made with another model or codec (all differing fields are listed).
     """
-    found = _differences(read_experiment(workdir), experiment)
-    fixed = [
-        text
-        for name, text in found.items()
-        if (name.startswith("model.") and not _may_change(name)) or name == "data.codec"
-    ]
-    if fixed:
+    if fixed := model_differences(read_experiment(workdir), experiment):
         raise ValueError(
             f"--config is of another model than that in --workdir={workdir} (old -> new):\n  "
             + "\n  ".join(fixed)
             + "\ntake the old values, or leave --config out to use the run's own configuration"
         )
+
+
+def model_differences(old: Experiment, new: Experiment) -> list[str]:
+    """Why one model's parameters are of no use to another, one "field: old -> new" each."""
+    return [
+        text
+        for name, text in _differences(old, new).items()
+        if (name.startswith("model.") and not _may_change(name)) or name == "data.codec"
+    ]
 
 
 def _differences(old: Sections, new: Sections) -> dict[str, str]:

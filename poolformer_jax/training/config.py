@@ -54,6 +54,8 @@ class TrainConfig:
 
     Attributes:
       seed: Of the parameters and of dropout.
+      init_from: Pretrained model that training starts from: "digits", which comes with the package,
+        or a folder that `launch.export` wrote. None draws the parameters from the seed.
       num_steps: Steps of the whole run; raise it to train a finished run on.
       batch_size: Clips per step, over all devices and accumulation steps.
       grad_accum_steps: Parts that a batch is computed in, one after the other; the same gradient
@@ -92,6 +94,7 @@ class TrainConfig:
     """
 
     seed: int = 0
+    init_from: str | None = None
     num_steps: int = 486_500
     batch_size: int = 32
     grad_accum_steps: int | None = 1
@@ -135,6 +138,8 @@ class TrainConfig:
             self, "beta1", "beta2", "momentum", "ema_decay", "label_dropout", "plateau_factor"
         )
         check_seed(self)
+        if self.init_from == "":
+            raise ValueError("init_from must name a pretrained model or be None, got ''")
         if self.grad_accum_steps is not None:
             check_at_least(self, 1, "grad_accum_steps")
             if self.batch_size % self.grad_accum_steps:

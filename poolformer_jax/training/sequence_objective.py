@@ -31,18 +31,21 @@ class SequenceObjective:
       evaluate_params: From (parameters, "shall I stop?") to `bits_per_sample` and what else is
         worth writing down; None if it was told to stop.
       label_dropout: Rate at which labels are withheld.
+      initial_params: What training starts from; None draws the parameters.
     """
 
     model: SequenceModel
     evaluate_params: Evaluate
     label_dropout: float = 0.0
+    initial_params: Params | None = None
 
     loss_name = "bits_per_sample"
     plain_sums = True
 
     def init(self, key: Array) -> tuple[Params, None]:
-        """Draws the parameters."""
-        return self.model.init_params(key), None
+        """Draws the parameters, unless there are some to start from."""
+        drawn = self.initial_params is None
+        return self.model.init_params(key) if drawn else self.initial_params, None
 
     def count(self, batch: Batch) -> Array:
         """Samples that count."""

@@ -81,7 +81,7 @@ def test_interrupted_save_leaves_the_old_one_or_an_error(classifier, tmp_path, m
             loaded = load_classifier(tmp_path)
             jax.tree.map(np.testing.assert_array_equal, loaded.params, classifier.params)
         else:
-            with pytest.raises(ValueError, match=r"of another classifier than classifier\.json"):
+            with pytest.raises(ValueError, match=r"of another model than its description"):
                 load_classifier(tmp_path)
         assert len(list(tmp_path.iterdir())) == 2  # No temporary file is left.
 

@@ -75,8 +75,30 @@ def test_an_exported_run_is_read_as_a_run(run, tmp_path):
     arrays = bytearray((folder / "parameters.npz").read_bytes())
     arrays[len(arrays) // 2] ^= 1
     (folder / "parameters.npz").write_bytes(arrays)
-    with pytest.raises(ex.UserError, match=r"is not what parameters\.json describes"):
+    with pytest.raises(ex.UserError, match=r"parameters\.npz is damaged, .* SHA-256 differs"):
         ex.restore_params(folder)
+
+
+def test_a_run_starts_from_an_exported_model(run, tmp_path):
+    experiment, trained = run
+    folder = str(ex.export(trained, tmp_path / "model"))
+    (exported, _), workdir = ex.restore_params(folder), tmp_path / "run"
+    # Without a change from the optimiser the first checkpoint is what training starts from.
+    started = {"init_from": folder, "learning_rate": 1e-30, "weight_decay": 0.0, "ema_decay": 0.0}
+    ex.train(ex.replace(experiment, train=started), workdir)
+    jax.tree.map(np.testing.assert_array_equal, ex.restore_params(workdir)[0], exported)
+    shutil.rmtree(folder)  # A run that goes on needs it no longer.
+    ex.train(ex.replace(experiment, train=started | {"num_steps": 3}), workdir)
+
+    def mistake(init_from, **model):
+        other = ex.replace(experiment, model=model, train={"init_from": str(init_from)})
+        with pytest.raises(ex.UserError) as error:
+            ex.train(other, tmp_path / "other")
+        return str(error.value)
+
+    assert "folder that launch.export wrote" in mistake(trained)
+    ex.export(trained, folder)
+    assert "model.width: 8 -> 16" in mistake(folder, width=16)
 
 
 def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch):

@@ -17,13 +17,19 @@ COLUMNS = {
 }
 """Fields of `SampleMetrics` and their headings; the arrow points to where it is better."""
 
-HEADER = ("", "clips", *COLUMNS.values())
+HEADER = ("", "clips", *COLUMNS.values(), "recognised ↑")
 
 
 def score_row(scored: ScoredSet) -> tuple[str, ...]:
-    """A set's title, number of clips and scores with half of their intervals."""
+    """A set's title, number of clips and scores with half of their intervals.
+
+    The last is the share of clips that the classifier hears as what they were meant to be; nothing
+    where the clips have no labels.
+    """
     scores = [format_score(getattr(scored.metrics, field)) for field in COLUMNS]
-    return (scored.title, f"{scored.metrics.num_clips:,}", *scores)
+    accuracy = scored.clips.accuracy
+    recognised = "" if accuracy is None else f"{accuracy:.1%}"
+    return (scored.title, f"{scored.metrics.num_clips:,}", *scores, recognised)
 
 
 def format_score(score: Score) -> str:
