@@ -3,7 +3,7 @@ import pytest
 from benchmarks import train_step
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_steps_are_measured_beside_those_without_pooling(tables_of, tiny):
     models = f"--models={tiny},{tiny}-no_pooling"
     steps, pooling, growth = tables_of(train_step, models, "--lengths=15", "--rounds=1").values()

@@ -176,7 +176,7 @@ def test_draw_score_and_look_at_a_folder(run, tmp_path):
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_some_of_the_devices_do(run, tmp_path):
     experiment, workdir = run
     experiment = ex.replace(experiment, train={"num_steps": 1, "batch_size": 2})
@@ -228,7 +228,7 @@ def test_mistakes_of_the_user_are_one_kind_of_error(run, tmp_path):
             call()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_run_of_the_old_layout_goes_on(run, tmp_path):
     """The arrays have not moved; config.json and progress have."""
     experiment, _ = run

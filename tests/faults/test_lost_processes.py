@@ -77,7 +77,7 @@ def steps_to_do_again(out, workdir):
     return int(re.findall(r"^step +(\d+)/", out, re.M)[-1]) - last_saved(workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_at_random_moments(tmp_path, tiny_config):
     rng, found, wanted = random.Random(), tmp_path / "found", tmp_path / "wanted"
     few = [f"--config.train.num_steps={30 * max(2, CASES)}", "--config.train.checkpoint_every=5"]

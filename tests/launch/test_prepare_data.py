@@ -88,7 +88,7 @@ def test_mistakes_end_in_one_line(tmp_path, flags, message):
     assert re.search(message, mistake("prepare_data", f"--data_dir={tmp_path}", *flags))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_recorded_digits_are_prepared_whole_and_trained_on(tmp_path, capsys):
     """The real archive, if POOLFORMER_FSDD_ARCHIVE names it."""
     if "POOLFORMER_FSDD_ARCHIVE" not in os.environ:

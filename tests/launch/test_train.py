@@ -189,7 +189,7 @@ def test_profile_of_two_steps(tmp_path, tiny_config, capsys):
     assert steps_in(trace) == [2, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_process_writes_its_trace(tmp_path, tiny_config):
     flags = ["--config.train.num_steps=4", "--profile_steps=3:3"]
     flags = train_flags(tmp_path, tiny_config, *flags)

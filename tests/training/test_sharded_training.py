@@ -53,7 +53,7 @@ def norm(tree):
 @pytest.mark.parametrize(
     ("parts", "sizes", "dropout"),
     [
-        pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded"),
+        pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded", marks=pytest.mark.nightly),
         pytest.param(None, {"fsdp": 4}, 0.2, id="clip by clip, sharded"),
         # Masks of parts of clips are others.
         pytest.param(None, {"fsdp": 2, "sequence": 2}, 0.0, id="clip by clip, sharded, along time"),

@@ -62,9 +62,13 @@ COMPILED = {
     f"baselines/{name}" for name in ("mamba", "mamba_large", "attention_local", "sashimi_tied")
 }
 OTHERS = sorted({name for name in named_configs() if name.startswith("baselines/")} - COMPILED)
+OFTEN = {"baselines/sashimi", "baselines/attention_center"}
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in OFTEN else pytest.mark.nightly) for name in OTHERS],
+)
 def test_small_baseline_systems_compile_for_v5e_2x2(name, tpu_compiler):
     """Their parts in small, on short clips; whole ones take minutes (docs/baselines.md)."""
     experiment = make_experiment(named_config(f"{name}:digits"))

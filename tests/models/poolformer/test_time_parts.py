@@ -70,7 +70,7 @@ def whole(inputs):
 @pytest.mark.parametrize(
     "sizes",
     [
-        pytest.param({"sequence": 8}, id="1x8"),
+        pytest.param({"sequence": 8}, id="1x8", marks=pytest.mark.nightly),
         pytest.param({"data": 2, "sequence": 4}, id="2x4", marks=pytest.mark.nightly),
         pytest.param({"fsdp": 4, "sequence": 2}, id="1x4x2", marks=pytest.mark.nightly),
         pytest.param({"data": 2, "fsdp": 2, "sequence": 2}, id="2x2x2"),
