@@ -65,7 +65,7 @@ class Trainer:
       rules: How parameters are sharded.
       profile_steps: The first and the last step of a trace; None writes none.
       on_log: Called with the step on the first process, after a line of progress or an evaluation
-        was written down.
+        was written down; after an error no more.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class Trainer:
         self.check_workdir()
         if result is not None:
             self._judge(result, time.monotonic() - start)
-            self.on_log(self.step)
+            self._tell()
             self.speed.leave_out(self.step)
         self._set_stopping(self.stop.agreed)
 
@@ -253,7 +253,7 @@ class Trainer:
             self.speed.start(self.step)
         elif self.report_is_due(self.step):
             self.collect()
-            self.on_log(self.step)
+            self._tell()
             self.speed.leave_out(self.step)
         elif len(self.pending) > MAX_STEPS_IN_FLIGHT:
             self.write_oldest()
@@ -340,6 +340,14 @@ class Trainer:
         """Logs a warning, on one process."""
         if jax.process_index() == 0:
             _LOG.warning(text)
+
+    def _tell(self) -> None:
+        """Calls `on_log`; a fault in it, such as of a plot, is no reason to end a run."""
+        try:
+            self.on_log(self.step)
+        except Exception as error:
+            self.warn(f"on_log failed and is not called again: {type(error).__name__}: {error}")
+            self.on_log = lambda step: None
 
     def _judge(self, result: Mapping[str, float], seconds: float) -> None:
         """Writes an evaluation down, and what follows from it."""

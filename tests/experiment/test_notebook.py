@@ -101,7 +101,7 @@ def test_a_run_starts_from_an_exported_model(run, tmp_path):
     assert "model.width: 8 -> 16" in mistake(folder, width=16)
 
 
-def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch):
+def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch, caplog):
     experiment, trained = run
     workdir = shutil.copytree(trained, tmp_path / "run")
     tone = (8_000 * np.sin(np.arange(1_600) / 5)).astype(np.int16)
@@ -130,6 +130,13 @@ def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch):
     ex.train(longer, workdir, on_log=on_log)
     assert seen == [4, 4] and len(plots) == 2  # The first step of a start is not reported.
     assert "<img alt='Loss" in plots[-1]._repr_html_()
+
+    def broken(step):
+        seen.append(step)
+        raise RuntimeError("no plot today")
+
+    assert ex.train(ex.replace(experiment, train={"num_steps": 6}), workdir, on_log=broken).finished
+    assert seen == [4, 4, 6] and "RuntimeError: no plot today" in caplog.text
 
 
 def test_a_tpu_that_is_not_used_is_an_error(tmp_path, monkeypatch):
