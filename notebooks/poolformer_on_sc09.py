@@ -70,7 +70,8 @@ experiment = ex.make_experiment(config)
 
 # %% [markdown]
 # Does it fit, and how long does a step take at least? On a machine without a TPU, this compiles for
-# chips that are not there.
+# chips that are not there: 69 ms on v5e and 15 ms on v6e by the roofline, so the whole recipe takes
+# at least 9.4 and 2 hours.
 
 # %%
 if jax.default_backend() == "cpu" and not FAST:

@@ -21,9 +21,9 @@ class DatasetConfig:
 
     Attributes:
       name: "digits" (10,400 spoken digits, synthesised on first use) or "digits_tiny" (120 of them,
-        for tests); "digits_one_voice" (5,000, of one that all splits share); "fsdd",
-        "sc09", "beethoven" or "youtubemix", which `launch.prepare_data` makes from their published
-        archives.
+        for tests); "digits_one_voice" (5,000, of one that all splits share) or "digits_steady" (the
+        same voice, always at one rate and pitch, and fast); "fsdd", "sc09", "beethoven" or
+        "youtubemix", which `launch.prepare_data` makes from their published archives.
       partial: Whether to use the subset of such an archive that --allow_partial prepares.
       data_dir: Where built data sets are kept; None is $XDG_CACHE_HOME/poolformer_jax or
         ~/.cache/poolformer_jax. A bucket (gs://, s3://, az://) is copied there before use.

@@ -47,6 +47,9 @@ _TINY = {"voices": (8, 2, 2), "takes": 1}  # 80 / 20 / 20 clips.
 # 4,000 / 500 / 500 clips.
 _ONE_VOICE = {"speakers": ("m3",), "takes": 500, "accents": ("en-us",)}
 
+# Every take alike, and fast: the shortest words that are still understood.
+_STEADY = _ONE_VOICE | {"rates": (280, 280), "pitches": (50, 50), "pitch_ranges": (50, 50)}
+
 DATASETS: Mapping[str, Dataset] = {
     "digits": Dataset(builder="digits:Digits", num_classes=10, has_archive=False),
     "digits_tiny": Dataset(
@@ -54,6 +57,9 @@ DATASETS: Mapping[str, Dataset] = {
     ),
     "digits_one_voice": Dataset(
         builder="digits:Digits", num_classes=10, has_archive=False, options=_ONE_VOICE
+    ),
+    "digits_steady": Dataset(
+        builder="digits:Digits", num_classes=10, has_archive=False, options=_STEADY
     ),
     "fsdd": Dataset(builder="fsdd:Fsdd", num_classes=10),
     "sc09": Dataset(builder="sc09:Sc09", num_classes=10),

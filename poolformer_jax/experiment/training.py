@@ -155,7 +155,12 @@ def train(
         return None if likelihood is None else likelihood.summary()
 
     objective = SequenceObjective(
-        model, evaluate, label_dropout=config.label_dropout, initial_params=initial
+        model,
+        evaluate,
+        label_dropout=config.label_dropout,
+        onset_weight=config.onset_weight,
+        onset_samples=config.onset_samples,
+        initial_params=initial,
     )
     trainer = Trainer(
         objective,

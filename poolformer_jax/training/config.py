@@ -82,6 +82,10 @@ class TrainConfig:
       ema_decay: Of the averaged parameters, which evaluation and sampling use.
       label_dropout: Rate at which a clip's label is withheld, in a sequence model with classes;
         what classifier-free guidance needs.
+      onset_weight: How much more the first sample of a clip weighs in the loss than the last. A
+        label is worth at most log2(classes) bits of a clip's thousands, all of them where the first
+        samples decide which word it will be; short trainings overlook them. 0 is the likelihood.
+      onset_samples: The time in which the additional weight falls by a factor of e.
       log_every: Steps between progress lines.
       eval_every: Steps between evaluations of the whole validation split.
       eval_batch_size: Clips per evaluation step, over all devices.
@@ -114,6 +118,8 @@ class TrainConfig:
     max_consecutive_skips: int = 50
     ema_decay: float = 0.999
     label_dropout: float = 0.0
+    onset_weight: float = 0.0
+    onset_samples: int = 10
     log_every: int = 50
     eval_every: int = 973
     eval_batch_size: int = 32
@@ -127,12 +133,13 @@ class TrainConfig:
             "num_steps",
             "batch_size",
             "max_consecutive_skips",
+            "onset_samples",
             "log_every",
             "eval_every",
             "eval_batch_size",
             "checkpoint_every",
         )
-        check_at_least(self, 0, "warmup_steps", "weight_decay", "plateau_patience")
+        check_at_least(self, 0, "warmup_steps", "weight_decay", "plateau_patience", "onset_weight")
         check_positive(self, "learning_rate", "clip_norm", "skip_norm", "plateau_factor")
         check_fraction(
             self, "beta1", "beta2", "momentum", "ema_decay", "label_dropout", "plateau_factor"

@@ -20,7 +20,7 @@ Evaluate = Callable[[Params, Callable[[], bool]], Mapping[str, float] | None]
 
 @dataclasses.dataclass(frozen=True)
 class SequenceObjective:
-    """The mean of -log2 p(code) over all samples of a batch that count.
+    """The mean of -log2 p(code) over all samples of a batch that count, the first ones weighted.
 
     A batch has `tokens` [b, t] and `lengths` [b], for a model with classes `labels` [b] too. Labels
     are withheld at random as in Ho & Salimans 2022, arXiv:2207.12598, so that one model learns both
@@ -31,12 +31,16 @@ class SequenceObjective:
       evaluate_params: From (parameters, "shall I stop?") to `bits_per_sample` and what else is
         worth writing down; None if it was told to stop.
       label_dropout: Rate at which labels are withheld.
+      onset_weight: Additional weight of a clip's first sample, a; sample t has 1 + a exp(-t / s).
+      onset_samples: s.
       initial_params: What training starts from; None draws the parameters.
     """
 
     model: SequenceModel
     evaluate_params: Evaluate
     label_dropout: float = 0.0
+    onset_weight: float = 0.0
+    onset_samples: int = 10
     initial_params: Params | None = None
 
     loss_name = "bits_per_sample"
@@ -64,13 +68,17 @@ class SequenceObjective:
         codes = batch["tokens"]
         state = model.init_state(codes.shape[0], labels)
         log_probs, _ = model.log_probs(params, codes, state, dropout_key=key)
-        excess = excess_bits(log_probs, model.num_codes)
-        total = jnp.sum(jnp.sum(mask_padding(excess, lengths=batch["lengths"]), axis=1))
-        return total / count, (None, {})
+        excess = mask_padding(excess_bits(log_probs, model.num_codes), lengths=batch["lengths"])
+        mean = jnp.sum(jnp.sum(excess, axis=1)) / count
+        if not self.onset_weight:
+            return mean, (None, {})
+        onset = self.onset_weight * jnp.exp(-jnp.arange(codes.shape[1]) / self.onset_samples)
+        return mean + jnp.sum(jnp.sum(onset[None] * excess, axis=1)) / count, (None, {"mean": mean})
 
     def metrics(self, loss: Array, sums: Mapping[str, Array]) -> dict[str, Array]:
-        """Bits per sample."""
-        return {"bits_per_sample": loss + math.log2(self.model.num_codes)}
+        """Bits per sample, without weights."""
+        mean = sums["mean"] if self.onset_weight else loss
+        return {"bits_per_sample": mean + math.log2(self.model.num_codes)}
 
     def evaluate(
         self, params: Params, statistics: Any, should_stop: Callable[[], bool]

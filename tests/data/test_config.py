@@ -9,7 +9,10 @@ from poolformer_jax.data.config import DataConfig
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "digit"}, "'digit'; known: digits, digits_tiny, digits_one_voice, fsdd, sc09"),
+        (
+            {"name": "digit"},
+            "'digit'; known: digits, digits_tiny, digits_one_voice, digits_steady, fsdd, sc09",
+        ),
         ({"seq_len": 0}, "seq_len 0 must be at least 1"),
         ({"seq_len": 2_000_000_000}, "seq_len 2000000000 must be at most 1,382,400,000"),
         ({"train_len": 16_001}, "train_len 16001 must be None, or in 1 to seq_len 16000"),

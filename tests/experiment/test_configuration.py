@@ -26,6 +26,7 @@ CLASSIFIER_CONFIGS = [name for name in named_configs() if name.endswith("_classi
 PARAMETERS = {
     "digits": 143_616,
     "digits_one_voice": 1_804_800,
+    "digits_steady": 1_804_800,
     "fsdd": 143_616,
     "sc09": 7_272_704,
     "beethoven": 7_272_704,
@@ -301,6 +302,16 @@ MISTAKES = [
         "num_classes 9 does not fit .*which has 10 classes; use 10",
     ),
     (ClassifierExperiment, {"train": {"label_dropout": 0.1}}, "label_dropout 0.1 .*; use 0$"),
+    (
+        ClassifierExperiment,
+        {"train": {"onset_weight": 1.0}},
+        "onset_weight 1.0 .* whole clips; use 0",
+    ),
+    (
+        ClassifierExperiment,
+        {"train": {"init_from": "digits"}},
+        "init_from 'digits' is for sequence",
+    ),
     (ClassifierExperiment, {"train": {"ema_decay": 0.9}}, "ema_decay 0.9 .* statistics; use 0$"),
     (ClassifierExperiment, {"augment": {"probability": 2.0}}, "augment: probability 2.0 must be"),
     (

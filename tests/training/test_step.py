@@ -65,6 +65,26 @@ def test_loss_is_bits_per_unpadded_sample(start):
     assert history[0]["bits_per_sample"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_first_samples_weigh_more_in_the_gradient_alone():
+    objective = make_objective(Unigram(), onset_weight=9.0, onset_samples=2)
+    batch = {"tokens": jnp.array([[3, 5, 5, 0], [7, 5, 1, 1]]), "lengths": jnp.array([3, 4])}
+    params, count = objective.init(jax.random.key(0))[0], jnp.float32(7)
+    arguments = (params, None, batch, jax.random.key(0), count)
+    (loss, (_, sums)), grads = jax.value_and_grad(objective.loss, has_aux=True)(*arguments)
+    weights = 1 + 9 * np.exp(-np.arange(4) / 2)
+    tokens, lengths = np.asarray(batch["tokens"]), np.asarray(batch["lengths"])
+    counts = np.arange(4) < lengths[:, None]
+    logits = np.asarray(params["logits"], np.float64)
+    probs = np.exp(logits) / np.exp(logits).sum()
+    bits = -np.log2(probs[tokens])
+    # The gradient of -log2 p(code) is (p - onehot(code)) / ln 2.
+    each = (probs - np.eye(16)[tokens]) / np.log(2)
+    expected = np.sum((counts * weights)[..., None] * each, axis=(0, 1)) / 7
+    np.testing.assert_allclose(grads["logits"], expected, rtol=1e-5, atol=1e-6)
+    found = objective.metrics(loss, sums)["bits_per_sample"]
+    assert found == pytest.approx(np.sum(counts * bits) / 7, rel=1e-5)
+
+
 def test_loss_mixes_no_types(start):
     """Around it Optax adds counters to floats, so the other tests here cannot be strict."""
     gradient = jax.grad(OBJECTIVE.loss, has_aux=True)

@@ -72,6 +72,9 @@ class DigitsConfig(tfds.core.BuilderConfig):
       speakers: The only voices, which say eight in ten of their takes in the training split and one
         in ten in each of the others; empty for voices that are in one split each.
       accents: Of which each take has one.
+      rates: Words a minute, from the slowest to the fastest.
+      pitches: From the lowest to the highest, see `espeak.Utterance`.
+      pitch_ranges: From the flattest to the liveliest.
     """
 
     name: str = dataclasses.field(init=False)
@@ -80,12 +83,20 @@ class DigitsConfig(tfds.core.BuilderConfig):
     takes: int = 10
     speakers: tuple[str, ...] = ()
     accents: tuple[str, ...] = ACCENTS
+    rates: tuple[int, int] = (110, 190)
+    pitches: tuple[int, int] = (25, 75)
+    pitch_ranges: tuple[int, int] = (20, 80)
 
     def __post_init__(self):
         voices = "all" if self.voices is None else "-".join(map(str, self.voices))
         voices = "-".join(self.speakers) or voices
-        accents = "" if self.accents == ACCENTS else f"_{'-'.join(self.accents)}"
-        self.name = f"seed{self.seed}_voices_{voices}_takes{self.takes}{accents}"
+        self.name = f"seed{self.seed}_voices_{voices}_takes{self.takes}"
+        if self.accents != ACCENTS:
+            self.name += f"_{'-'.join(self.accents)}"
+        for field in ("rates", "pitches", "pitch_ranges"):
+            least, most = getattr(self, field)
+            if (least, most) != getattr(DigitsConfig, field):
+                self.name += f"_{field}{least}-{most}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,9 +150,9 @@ def _takes(voice: str, config: DigitsConfig) -> Iterator[Clip]:
                 text=word,
                 accent=rng.choice(config.accents),
                 voice=voice,
-                rate=rng.randint(110, 190),
-                pitch=rng.randint(25, 75),
-                pitch_range=rng.randint(20, 80),
+                rate=rng.randint(*config.rates),
+                pitch=rng.randint(*config.pitches),
+                pitch_range=rng.randint(*config.pitch_ranges),
                 seed=rng.randrange(2**31),
             )
             yield Clip(key=f"{voice}/{word}/{take}", label=label, take=take, utterance=utterance)
