@@ -4,7 +4,7 @@
 
 Expected on two CPU cores, after about 22 minutes: 3.08 bits per sample on 40 validation clips (8.67
 before), 3.13 on 40 test clips; half of its clips are recognised as their label. Source: the run
-that poolformer_jax/pretrained/digits comes from.
+that poolformer_jax/pretrained/digits comes from, shortened from 7,500 steps at step 1,478.
 """
 
 from poolformer_jax.experiment import named_config

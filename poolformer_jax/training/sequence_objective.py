@@ -48,8 +48,9 @@ class SequenceObjective:
 
     def init(self, key: Array) -> tuple[Params, None]:
         """Draws the parameters, unless there are some to start from."""
-        drawn = self.initial_params is None
-        return self.model.init_params(key) if drawn else self.initial_params, None
+        if self.initial_params is not None:
+            return self.initial_params, None
+        return self.model.init_params(key), None
 
     def count(self, batch: Batch) -> Array:
         """Samples that count."""
