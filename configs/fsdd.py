@@ -16,6 +16,7 @@ def get_config():
     config = named_config("digits")
 
     config.data.name = "fsdd"
+    config.data.normalize = True
     config.data.train_len = 8_000  # Half a second holds most words.
     config.data.crop = "start"
 

@@ -1,6 +1,6 @@
 """Draws clips from a trained model, one sample at a time, and writes WAV files and a page.
 
-    python -m launch.sample --pretrained=digits --label=cycle --num_samples=10 --length=600ms
+    python -m launch.sample --pretrained=digits --label=cycle --num_samples=10 --length=280ms
     python -m launch.sample --workdir=runs/digits --num_samples=64 --batch_size=16 --length=1s
 
 Writes sample_*.wav, log_likelihoods.csv and index.html to --out. The same command again completes

@@ -35,6 +35,8 @@ class SavedClassifier:
       source: Where the parameters come from, for people: a file and its SHA-256, a command line.
       params: Nested dict of float32 arrays.
       stats: Running statistics.
+      sha256: Of what decides its outputs, the configuration, names of classes and arrays; empty
+        unless it was loaded.
 
     Raises:
       ValueError: On construction, if there are not as many different names as classes.
@@ -45,6 +47,7 @@ class SavedClassifier:
     source: Mapping[str, Any]
     params: Any
     stats: Stats
+    sha256: str = dataclasses.field(default="", init=False)
 
     def __post_init__(self):
         if len(set(self.class_names)) != len(self.class_names):
@@ -105,24 +108,17 @@ def load_classifier(folder: Folder) -> SavedClassifier:
         raise ValueError(f"{pathlib.Path(folder) / ARRAYS}: {'; '.join(sorted(faults))}")
     structure = jax.tree.structure(shapes)
     params, stats = jax.tree.unflatten(structure, [stored[name] for name in expected])
-    return SavedClassifier(
+    content = {key: description[key] for key in ("config", "class_names", "arrays_sha256")}
+    classifier = SavedClassifier(
         config=config,
         class_names=tuple(description["class_names"]),
         source=description["source"],
         params=params,
         stats=stats,
     )
-
-
-def classifier_hash(folder: Folder) -> str:
-    """SHA-256 of what decides a classifier's outputs: configuration, names of classes, arrays.
-
-    Raises:
-      ValueError: As `load_classifier`, for the files as a whole.
-    """
-    description, _ = _read(folder)
-    content = {key: description[key] for key in ("config", "class_names", "arrays_sha256")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    sha256 = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    object.__setattr__(classifier, "sha256", sha256)  # It is frozen, and new.
+    return classifier
 
 
 def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -141,7 +137,9 @@ def _read(folder: Folder) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except FileNotFoundError as error:
         raise _missing(folder, error) from error
     except ValueError as error:
-        raise ValueError(f"{error}; train or import the classifier again") from error
+        raise ValueError(
+            f"{error}; if a training is writing it, run this again, else train or import it again"
+        ) from error
 
 
 def _missing(folder: pathlib.Path, error: FileNotFoundError) -> ValueError:

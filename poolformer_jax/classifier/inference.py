@@ -72,6 +72,12 @@ class Classification:
         """Clips that are predicted to be of each class."""
         return np.bincount(self.predicted, minlength=self.log_probs.shape[1])
 
+    @property
+    def class_entropy(self) -> float:
+        """Of the predicted classes, in bits: log2(k) if all are predicted equally often."""
+        shares = self.counts()[self.counts() > 0] / len(self.predicted)
+        return float(np.sum(shares * np.log2(1 / shares)))
+
     def confusion(self) -> Int[np.ndarray, "k k"] | None:
         """Clips by true (rows) and predicted class (columns)."""
         if self.labels is None:

@@ -21,9 +21,9 @@ class DatasetConfig:
 
     Attributes:
       name: "digits" (10,400 spoken digits, synthesised on first use) or "digits_tiny" (120 of them,
-        for tests); "digits_one_voice" (5,000, of one that all splits share) or "digits_steady" (the
-        same voice, always at one rate and pitch, and fast); "fsdd", "sc09", "beethoven" or
-        "youtubemix", which `launch.prepare_data` makes from their published archives.
+        for tests); "digits_steady" (5,000, all in one voice, fast and of nearly one pitch); "fsdd",
+        "sc09", "beethoven" or "youtubemix", which `launch.prepare_data` makes from their published
+        archives.
       partial: Whether to use the subset of such an archive that --allow_partial prepares.
       data_dir: Where built data sets are kept; None is $XDG_CACHE_HOME/poolformer_jax or
         ~/.cache/poolformer_jax. A bucket (gs://, s3://, az://) is copied there before use.
@@ -68,7 +68,8 @@ class DataConfig(DatasetConfig):
 
     Attributes:
       codec: "mu_law" or "linear" (8 bit), or "pcm16" (16 bit, for a model of 65,536 codes).
-      normalize: Whether each clip's minimum and maximum are scaled to -1 and 1.
+      normalize: Whether each clip's minimum and maximum are scaled to -1 and 1, as published. It
+        moves silence off the middle code, to another one in each clip, unless both are as loud.
       seq_len: Tokens per example (samples at 16 kHz); longer clips are cut, in evaluation too, and
         shorter ones padded.
       train_len: Tokens of a training example: a part of each clip. None is seq_len, which

@@ -44,19 +44,21 @@ class Dataset:
 
 
 _TINY = {"voices": (8, 2, 2), "takes": 1}  # 80 / 20 / 20 clips.
-# 4,000 / 500 / 500 clips.
-_ONE_VOICE = {"speakers": ("m3",), "takes": 500, "accents": ("en-us",)}
-
-# Every take alike, and fast: the shortest words that are still understood.
-_STEADY = _ONE_VOICE | {"rates": (280, 280), "pitches": (50, 50), "pitch_ranges": (50, 50)}
+# 4,000 / 500 / 500 clips: the shortest words that are still understood, and silence behind them.
+_STEADY = {
+    "speakers": ("m3",),
+    "takes": 500,
+    "accents": ("en-us",),
+    "rates": (280, 280),
+    "pitches": (50, 50),
+    "pitch_ranges": (50, 50),
+    "min_samples": 4_480,
+}
 
 DATASETS: Mapping[str, Dataset] = {
     "digits": Dataset(builder="digits:Digits", num_classes=10, has_archive=False),
     "digits_tiny": Dataset(
         builder="digits:Digits", num_classes=10, has_archive=False, options=_TINY
-    ),
-    "digits_one_voice": Dataset(
-        builder="digits:Digits", num_classes=10, has_archive=False, options=_ONE_VOICE
     ),
     "digits_steady": Dataset(
         builder="digits:Digits", num_classes=10, has_archive=False, options=_STEADY

@@ -77,6 +77,12 @@ class Experiment(Sections):
                 f"train.label_dropout {self.train.label_dropout} needs a model with classes; set "
                 f"model.num_classes to {num_classes}, or train.label_dropout to 0"
             )
+        if self.train.onset_weight and self.data.crop != "start":
+            raise ValueError(
+                f"train.onset_weight {self.train.onset_weight} weights the start of a clip, but "
+                f"data.crop {self.data.crop!r} begins elsewhere; set one to 0, or the other to "
+                "'start'"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

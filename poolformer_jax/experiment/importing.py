@@ -13,7 +13,7 @@ from poolformer_jax.classifier.files import (
     ARRAYS,
     DESCRIPTION,
     SavedClassifier,
-    classifier_hash,
+    load_classifier,
     save_classifier,
 )
 from poolformer_jax.classifier.network import count_params
@@ -72,6 +72,6 @@ def import_classifier(
         config.kind,
         f"{count_params(config):,}",
         ", ".join(names),
-        classifier_hash(workdir)[:12],
+        load_classifier(workdir).sha256[:12],
     )
     return classifier

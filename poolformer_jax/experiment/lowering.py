@@ -40,7 +40,13 @@ class Programs:
         self._length = experiment.data.training_length
         time_parts = mesh.shape[sharding.SEQUENCE]
         check_length(self._model, self._length, what="training length", parts=time_parts)
-        self._objective = SequenceObjective(self._model, lambda params, should_stop: None)
+        self._objective = SequenceObjective(
+            self._model,
+            lambda params, should_stop: None,
+            label_dropout=train.label_dropout,
+            onset_weight=train.onset_weight,
+            onset_samples=train.onset_samples,
+        )
         self._init = functools.partial(init_train_state, self._objective, train)
         self._rules = self._model.parameter_rules
         self._state = sharding.abstract_state(mesh, self._init, self._rules)

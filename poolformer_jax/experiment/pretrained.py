@@ -108,13 +108,22 @@ def unpack_pretrained(name: str, workdir: str | os.PathLike[str]) -> pathlib.Pat
     return workdir
 
 
-def read_initial_params(init_from: str, experiment: Experiment) -> Params:
-    """Reads the parameters that `train.init_from` names, whole and in NumPy.
+def read_initial_params(init_from: str, experiment: Experiment) -> tuple[Params, str]:
+    """Reads the parameters that `train.init_from` names.
+
+    Returns:
+      (parameters, whole and in NumPy, and the SHA-256 of their file).
 
     Raises:
       ValueError: If it is no pretrained model, one of another architecture or codec, or damaged.
     """
-    folder = FOLDER / init_from if init_from in _MODELS else local_path("init_from", init_from)
+    import jax
+
+    folder = (
+        FOLDER / init_from
+        if init_from in _MODELS
+        else local_path("config.train.init_from", init_from)
+    )
     what = f"train.init_from={init_from}"
     if not (folder / _ARRAYS).is_file():
         raise ValueError(
@@ -124,9 +133,13 @@ def read_initial_params(init_from: str, experiment: Experiment) -> Params:
         )
     if differences := model_differences(read_experiment(folder), experiment):
         raise ValueError(
-            f"{what} is another model (its value -> yours):\n  " + "\n  ".join(differences)
+            f"{what} is another model (its value -> yours):\n  "
+            + "\n  ".join(differences)
+            + "\ntake its values, or train.init_from=None to start from the seed"
         )
-    return _read(folder)[0]
+    model = experiment.model.build()
+    stored, description = _read(folder, jax.eval_shape(model.init_params, jax.random.key(0)))
+    return stored, description["sha256"]
 
 
 def export(
@@ -173,7 +186,8 @@ def export(
         sha256 = write_npz(out / _ARRAYS, arrays, compress=True)
         write_json(out / _DESCRIPTION, {"step": number, "weights": "ema", "sha256": sha256})
         # Folders of this machine are nobody else's concern.
-        written = replace(experiment, data={"data_dir": None}, train={"init_from": None})
+        origin = experiment.train.init_from if experiment.train.init_from in _MODELS else None
+        written = replace(experiment, data={"data_dir": None}, train={"init_from": origin})
         write_experiment(out, written)
     megabytes = (out / _ARRAYS).stat().st_size / 1e6
     _LOG.info("%s holds the averaged weights of step %d, %.1f MB", out, number, megabytes)
@@ -195,26 +209,35 @@ def read_exported(folder: AnyPath, abstract: Any) -> tuple[Any, int]:
     """
     import jax
 
-    stored, step = _read(folder)
+    stored, description = _read(folder, abstract)
+    return jax.tree.map(
+        lambda array, like: jax.device_put(array, like.sharding), stored, abstract
+    ), int(description["step"])
+
+
+def _read(folder: AnyPath, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    """The parameters in float32, as NumPy arrays, and their description."""
+    import jax
+    from flax.traverse_util import unflatten_dict
+
+    description = read_json(folder / _DESCRIPTION)
+    try:
+        arrays = read_npz(folder / _ARRAYS, sha256=str(description.get("sha256")))
+    except ValueError as error:
+        raise ValueError(f"{error}; copy or export it again") from error
+    stored = unflatten_dict(
+        {tuple(name.split("/")): array.astype(np.float32) for name, array in arrays.items()}
+    )
     found, wanted = (
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (stored, abstract))
     )
     if found != wanted:
-        raise ValueError(f"{folder / _ARRAYS} holds other arrays than its {CONFIG_FILE} makes")
-    return jax.tree.map(
-        lambda array, like: jax.device_put(array, like.sharding), stored, abstract
-    ), step
-
-
-def _read(folder: AnyPath) -> tuple[Any, int]:
-    """The parameters in float32, as NumPy arrays, and the step of their checkpoint."""
-    from flax.traverse_util import unflatten_dict
-
-    description = read_json(folder / _DESCRIPTION)
-    arrays = read_npz(folder / _ARRAYS, sha256=str(description.get("sha256")))
-    named = {tuple(name.split("/")): array.astype(np.float32) for name, array in arrays.items()}
-    return unflatten_dict(named), int(description["step"])
+        raise ValueError(
+            f"{folder / _ARRAYS} holds other arrays than its {CONFIG_FILE} makes; copy or export "
+            "it again"
+        )
+    return stored, description
 
 
 def _folder_of(name: str) -> pathlib.Path:

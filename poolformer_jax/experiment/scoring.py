@@ -22,7 +22,6 @@ from poolformer_jax.experiment.pretrained import pretrained_classifier
 from poolformer_jax.experiment.references import choose_reference, open_reference
 
 if TYPE_CHECKING:
-    from poolformer_jax.classifier.files import SavedClassifier
     from poolformer_jax.evals.scores.scoring import Scores
 
 _LOG = logging.getLogger(__name__)
@@ -104,6 +103,7 @@ def score_samples(
     import jax
 
     from poolformer_jax import sharding
+    from poolformer_jax.classifier.files import load_classifier
     from poolformer_jax.classifier.inference import front_end_hash
     from poolformer_jax.data.builders.folders import cache_dir
     from poolformer_jax.evals.samples.clip_sets import baseline_sets, real_set
@@ -115,7 +115,7 @@ def score_samples(
     from poolformer_jax.experiment.progress import ScoringBars
 
     with user_errors():
-        saved, sha256 = _load_classifier(classifier_dir)
+        saved = load_classifier(classifier_dir)
         generated = open_generated(folder, num_classes=len(saved.class_names), resample=resample)
         opened = open_reference(chosen, class_names=saved.class_names, resample=resample)
         if baselines is None:
@@ -136,7 +136,7 @@ def score_samples(
     classify = bars.show(functools.partial(classify_clips, saved, batch_size=batch_size, mesh=mesh))
     keep_in = references or cache_dir() / "references"
     key_of = functools.partial(
-        reference_key, classifier=sha256, front_end=front_end_hash(saved.config)
+        reference_key, classifier=saved.sha256, front_end=front_end_hash(saved.config)
     )
     key = key_of(manifest=opened.sha256, split=opened.reading, num_cells=num_cells)
     classified_sets: dict[str, Any] = {}
@@ -166,7 +166,7 @@ def score_samples(
         "reference": {**opened.about, "key": key},
         "classifier": {
             "folder": str(classifier_dir),
-            "sha256": sha256,
+            "sha256": saved.sha256,
             "kind": saved.config.kind,
             "mel_padding": saved.config.mel_padding,
             "source": dict(saved.source),
@@ -199,16 +199,6 @@ def score_samples(
     _print(scores, path, bars.clips_per_second)
     offer_metrics_page(out, scores)
     return scores
-
-
-def _load_classifier(folder: Folder) -> tuple[SavedClassifier, str]:
-    """A classifier and its hash."""
-    from poolformer_jax.classifier.files import classifier_hash, load_classifier
-
-    sha256, saved = classifier_hash(folder), load_classifier(folder)
-    if classifier_hash(folder) != sha256:  # A training may go on.
-        raise ValueError(f"{folder} was replaced while it was read; run this again")
-    return saved, sha256
 
 
 def _print(scores: Scores, path: pathlib.Path, clips_per_second: float | None) -> None:

@@ -49,14 +49,15 @@ def train(
       devices: What to train on; all devices if None.
       profile_steps: The first and the last step of a trace, which is written to `profile` in the
         workdir. Of a start that resumes among them or after them, those that are left.
-      on_log: Called with the step after a line of progress or an evaluation, see `LivePlot`.
+      on_log: Called with the step after a line of progress or an evaluation, see `LivePlot`. If it
+        fails, that is logged, and it is not called again.
 
     Returns:
       At which step training ended, and whether that is the end of the run.
 
     Raises:
-      UserError: Before anything is compiled, if the workdir, the data or the devices do not fit, or
-        another training is at work in the workdir.
+      UserError: Before anything is compiled, if the workdir, the data, the devices or what
+        `train.init_from` names do not fit, or another training is at work in the workdir.
       TrainingDivergedError: If too many steps in a row had to be skipped.
     """
     lock = None
@@ -116,13 +117,13 @@ def train(
         check_length(model, data.training_length, what=what, parts=time_parts)
         sharding.check_batch_size("train.batch_size", config.batch_size, mesh, parts=parts)
         sharding.check_batch_size("train.eval_batch_size", config.eval_batch_size, mesh)
+        initial, facts = None, {}
+        if config.init_from and (restart or not complete_steps(workdir / "checkpoints")):
+            initial, facts["train.init_from"] = read_initial_params(config.init_from, experiment)
         splits = open_splits(data)
         validation = evaluated_clips(splits["validation"], data)
         train_data(0)  # Complains now of what it would complain of after compilation.
-        initial = None
-        if config.init_from and (restart or not complete_steps(workdir / "checkpoints")):
-            initial = read_initial_params(config.init_from, experiment)
-    agree(distributed, lambda: dataset_facts(splits), after_work=True)
+    agree(distributed, lambda: dataset_facts(splits) | facts, after_work=True)
 
     if jax.process_index() == 0:
         if restart:

@@ -149,7 +149,7 @@ def check_workdir(
     if (workdir / EXPORTED[0]).exists():
         raise ValueError(
             f"--workdir={workdir} holds a trained model without what training needs to go on; "
-            "choose another"
+            f"choose another, and start from this one with --config.train.init_from={workdir}"
         )
     is_run = restart or (workdir / CONFIG_FILE).exists()
     own_files.check(workdir, RUN_FILES, own=RUN_FILES if is_run else ())
@@ -204,6 +204,8 @@ def _differences(old: Sections, new: Sections) -> dict[str, str]:
 
 def _may_change(name: str) -> bool:
     section, _, field = name.partition(".")
+    if name == "train.init_from":  # Where a run came from, whatever it is told later.
+        return False
     return section in ("train", "mesh") or field in EXECUTION_FIELDS or name in PLACES
 
 

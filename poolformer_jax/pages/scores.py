@@ -90,7 +90,7 @@ def _scores(scores: Scores) -> str:
         f"{describe_accuracy(scores.accuracy)} Arrows show which way is better. {spread} FID and "
         "NDB depend on the number of clips. IS is the standard inception score; IS-S4 is what the "
         "S4 code computes under that name. AM is in nats. NDB is the share of the cells of feature "
-        "space that are filled differently from the reference."
+        "space that are filled differently from the reference. The class entropy is in bits."
     )
 
 

@@ -103,6 +103,10 @@ def test_predictions_counts_confusion_and_entropies_by_loops():
         assert entropy == pytest.approx(-sum(np.exp(p) * p for p in log_p.tolist()), abs=1e-5)
     np.testing.assert_array_equal(found.confusion(), confusion)
     np.testing.assert_array_equal(found.counts(), counts)
+    bits = -sum(count / 40 * math.log2(count / 40) for count in counts if count)
+    assert found.class_entropy == pytest.approx(bits)
+    collapsed = Classification(features=features, log_probs=np.tile(log_probs[:1], (40, 1)))
+    assert str(collapsed.class_entropy) == "0.0"
     assert found.accuracy == right / 40
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from poolformer_jax import experiment as ex
 
-NIGHTLY = pytest.mark.nightly  # Their mixers keep the same promises in their own tests.
+pytestmark = pytest.mark.nightly  # Their mixers keep the same promises in their own tests.
 
 ONE = jax.devices()[:1]
 
@@ -14,9 +14,9 @@ ONE = jax.devices()[:1]
 @pytest.mark.parametrize(
     ("name", "model"),
     [
-        pytest.param("sashimi_ar", {"width": 8, "layers": (1, 1, 1)}, marks=NIGHTLY),
-        pytest.param("mamba", {"width": 8, "layers": (1, 0, 1)}, marks=pytest.mark.slow),
-        pytest.param("attention_local", {"layers": (1, 0, 0, 1)}, marks=NIGHTLY),
+        ("sashimi_ar", {"width": 8, "layers": (1, 1, 1)}),
+        ("mamba", {"width": 8, "layers": (1, 0, 1)}),
+        ("attention_local", {"layers": (1, 0, 0, 1)}),
     ],
 )
 def test_a_baseline_resumes_is_evaluated_and_draws(name, model, tiny_config, tmp_path):

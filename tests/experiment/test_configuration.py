@@ -25,7 +25,6 @@ from poolformer_jax.training.config import TrainConfig
 CLASSIFIER_CONFIGS = [name for name in named_configs() if name.endswith("_classifier")]
 PARAMETERS = {
     "digits": 143_616,
-    "digits_one_voice": 1_804_800,
     "digits_steady": 1_804_800,
     "fsdd": 143_616,
     "sc09": 7_272_704,
@@ -291,6 +290,11 @@ MISTAKES = [
         "num_classes 10 does not fit .*'beethoven', which has no classes; use 0",
     ),
     (Experiment, {"train": {"label_dropout": 0.1}}, "label_dropout 0.1 needs a model with classes"),
+    (
+        Experiment,
+        {"train": {"onset_weight": 2.0}, "data": {"crop": "random", "train_len": 1_600}},
+        "onset_weight 2.0 weights the start of a clip, but data.crop 'random' begins elsewhere",
+    ),
     (
         ClassifierExperiment,
         {"data": {"name": "youtubemix"}},

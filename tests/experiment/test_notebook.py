@@ -1,6 +1,7 @@
 """The functions of `experiment` as a notebook calls them."""
 
 import json
+import pathlib
 import re
 import shutil
 import sys
@@ -89,16 +90,24 @@ def test_a_run_starts_from_an_exported_model(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, ex.restore_params(workdir)[0], exported)
     shutil.rmtree(folder)  # A run that goes on needs it no longer.
     ex.train(ex.replace(experiment, train=started | {"num_steps": 3}), workdir)
+    jax.tree.map(np.testing.assert_array_equal, ex.restore_params(workdir)[0], exported)
 
-    def mistake(init_from, **model):
+    def mistake(init_from, workdir=tmp_path / "other", **model):
         other = ex.replace(experiment, model=model, train={"init_from": str(init_from)})
         with pytest.raises(ex.UserError) as error:
-            ex.train(other, tmp_path / "other")
+            ex.train(other, workdir)
         return str(error.value)
 
     assert "folder that launch.export wrote" in mistake(trained)
+    assert "--config.train.init_from=gs://b/m is not a path of a mounted" in mistake("gs://b/m")
     ex.export(trained, folder)
-    assert "model.width: 8 -> 16" in mistake(folder, width=16)
+    assert "model.width: 8 -> 16\ntake its values, or train.init_from=None" in mistake(
+        folder, width=16
+    )
+    # A run's origin is not what it is told later.
+    assert "train.init_from: None -> '" in mistake(folder, workdir=trained)
+    (pathlib.Path(folder) / "parameters.npz").write_bytes(b"")
+    assert mistake(folder).endswith("its SHA-256 differs; copy or export it again")
 
 
 def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch, caplog):

@@ -14,6 +14,8 @@ from tests.faults.test_lost_processes import assert_same_run
 from tests.launch.processes import call, finish, start, start_pod
 from tests.launch.runs import STEPS, losses, train_flags
 
+pytestmark = pytest.mark.nightly
+
 WORKDIR = "gs://bucket/runs/digits"
 
 
@@ -43,12 +45,10 @@ def trained(bucket, tiny_config):
     return environment
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_as_one_on_a_disk(trained, bucket, finished, tmp_path):
     assert_same_run(bucket.download("runs/digits", tmp_path), finished[0])
 
 
-@pytest.mark.slow
 def test_a_run_is_evaluated_sampled_and_reported(trained, bucket, finished, tmp_path):
     flags = ["--length=0.01s", "--num_samples=2"]
     for binary, arguments in {"eval_likelihood": [], "sample": flags, "report": []}.items():
@@ -63,13 +63,11 @@ def test_a_run_is_evaluated_sampled_and_reported(trained, bucket, finished, tmp_
     assert bucket.objects["runs/digits/report.html"][0].startswith(b"<!DOCTYPE html>")
 
 
-@pytest.mark.slow
 def test_clips_need_a_folder(trained):
     code, _, err = finish(start("sample", f"--workdir={WORKDIR}", "--length=0.01s", **trained))
     assert code == 1 and "clips are not written into a bucket; name a folder as --out" in err
 
 
-@pytest.mark.nightly
 def test_a_run_is_begun_again(trained, bucket, tiny_config):
     flags = train_flags(WORKDIR, tiny_config, "--restart", "--config.train.num_steps=2")
     code, out, err = finish(start("train", *flags, **trained))
@@ -80,7 +78,6 @@ def test_a_run_is_begun_again(trained, bucket, tiny_config):
     assert not [n for n in bucket.objects if n.startswith(f"runs/digits/checkpoints/{STEPS}/")]
 
 
-@pytest.mark.nightly
 def test_two_processes_share_a_workdir(bucket, tiny_config, finished, tmp_path):
     workdir = "gs://bucket/runs/pod"
     rarely = [f"--config.train.{name}_every={STEPS}" for name in ("eval", "checkpoint")]

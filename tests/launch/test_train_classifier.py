@@ -104,7 +104,7 @@ def test_sigterm_within_an_epoch_saves_and_the_run_goes_on_bit_for_bit(
     assert written(tmp_path) == written(whole[0])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_killed_run_goes_on_bit_for_bit(whole, tmp_path, tiny_config):
     flags = flags_of(tmp_path, tiny_config)
     process = start("train_classifier", *flags)

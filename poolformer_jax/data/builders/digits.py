@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from poolformer_jax.data.builders import espeak
@@ -75,6 +76,7 @@ class DigitsConfig(tfds.core.BuilderConfig):
       rates: Words a minute, from the slowest to the fastest.
       pitches: From the lowest to the highest, see `espeak.Utterance`.
       pitch_ranges: From the flattest to the liveliest.
+      min_samples: To which a shorter word is prolonged by silence, so that a model learns to end.
     """
 
     name: str = dataclasses.field(init=False)
@@ -86,6 +88,7 @@ class DigitsConfig(tfds.core.BuilderConfig):
     rates: tuple[int, int] = (110, 190)
     pitches: tuple[int, int] = (25, 75)
     pitch_ranges: tuple[int, int] = (20, 80)
+    min_samples: int = 0
 
     def __post_init__(self):
         voices = "all" if self.voices is None else "-".join(map(str, self.voices))
@@ -97,6 +100,8 @@ class DigitsConfig(tfds.core.BuilderConfig):
             least, most = getattr(self, field)
             if (least, most) != getattr(DigitsConfig, field):
                 self.name += f"_{field}{least}-{most}"
+        if self.min_samples:
+            self.name += f"_min{self.min_samples}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,5 +193,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, clips: list[Clip]) -> Iterator[tuple[str, dict[str, Any]]]:
         spoken = espeak.synthesize([clip.utterance for clip in clips], max_samples=MAX_SAMPLES)
         for clip, pcm in zip(clips, spoken, strict=True):
+            pcm = np.pad(pcm, (0, max(0, self.builder_config.min_samples - len(pcm))))
             example = {"audio": pcm, "name": clip.key, "label": clip.label}
             yield clip.key, example | {"speaker": clip.utterance.voice}

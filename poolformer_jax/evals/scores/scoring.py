@@ -296,6 +296,7 @@ def _describe(scored: ScoredSet, class_names: Sequence[str]) -> dict[str, Any]:
         "relation_to_reference": scored.relation,
         "metrics": dataclasses.asdict(scored.metrics),
         "predicted": dict(zip(class_names, scored.clips.counts().tolist(), strict=True)),
+        "class_entropy": scored.clips.class_entropy,
         "accuracy": scored.clips.accuracy,
         "confusion": None if confusion is None else confusion.tolist(),
         "clips": {

@@ -17,19 +17,20 @@ COLUMNS = {
 }
 """Fields of `SampleMetrics` and their headings; the arrow points to where it is better."""
 
-HEADER = ("", "clips", *COLUMNS.values(), "recognised ↑")
+HEADER = ("", "clips", *COLUMNS.values(), "class entropy ↑", "recognised ↑")
 
 
 def score_row(scored: ScoredSet) -> tuple[str, ...]:
     """A set's title, number of clips and scores with half of their intervals.
 
-    The last is the share of clips that the classifier hears as what they were meant to be; nothing
-    where the clips have no labels.
+    Behind them are the entropy in bits of the classes that the classifier hears, and the share of
+    clips that it hears as what they were meant to be; nothing where the clips have no labels.
     """
     scores = [format_score(getattr(scored.metrics, field)) for field in COLUMNS]
     accuracy = scored.clips.accuracy
     recognised = "" if accuracy is None else f"{accuracy:.1%}"
-    return (scored.title, f"{scored.metrics.num_clips:,}", *scores, recognised)
+    entropy = f"{scored.clips.class_entropy:.2f}"
+    return (scored.title, f"{scored.metrics.num_clips:,}", *scores, entropy, recognised)
 
 
 def format_score(score: Score) -> str:

@@ -126,7 +126,7 @@ def test_binary_refuses_harmful_and_missing_files_and_keeps_what_is_there(tmp_pa
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.filterwarnings("ignore")  # PyTorch warns of a class whose source it cannot find.
 def test_agrees_with_pytorch(legacy, tensors, tmp_path, compiled_classify):

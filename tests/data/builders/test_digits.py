@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from poolformer_jax.data.builders.digits import MAX_SAMPLES, DigitsConfig, plan
+from poolformer_jax.data.builders.digits import MAX_SAMPLES, Digits, DigitsConfig, plan
 from poolformer_jax.data.builders.features import DIGIT_WORDS
+from poolformer_jax.data.datasets import DATASETS
 from poolformer_jax.data.source import SPLITS, open_splits
 
 pytest.importorskip("espeakng_loader")
@@ -42,6 +43,17 @@ def test_named_speakers_are_in_all_splits_with_takes_of_their_own():
     assert {clip.utterance.accent for clip in clips["train"]} == {"en-us"}
 
 
+def test_short_words_end_in_silence(tmp_path):
+    config = DigitsConfig(**DATASETS["digits_steady"].options | {"takes": 20})
+    builder = Digits(data_dir=str(tmp_path), config=config)
+    clips = plan(config)["test"]
+    spoken = [example["audio"] for _, example in builder._generate_examples(clips)]
+    # At this rate every word is shorter.
+    assert {len(pcm) for pcm in spoken} == {config.min_samples}
+    ends = [np.flatnonzero(pcm)[-1] + 1 for pcm in spoken]
+    assert min(ends) > 1_900 and 4_200 < max(ends) < config.min_samples
+
+
 def test_plan_depends_on_the_seed_alone():
     one, again, other = (plan(DigitsConfig(seed=seed, takes=1)) for seed in (1, 1, 2))
     assert one == again
@@ -52,7 +64,8 @@ def test_config_name_tells_recipes_apart():
     configs = [DigitsConfig(), DigitsConfig(seed=1), DigitsConfig(takes=2)]
     configs += [DigitsConfig(voices=(1, 1, 1)), DigitsConfig(speakers=("m3",))]
     configs.append(DigitsConfig(speakers=("m3",), accents=("en-us",)))
-    assert len({config.name for config in configs}) == 6
+    configs += [DigitsConfig(rates=(280, 280)), DigitsConfig(min_samples=4_480)]
+    assert len({config.name for config in configs}) == 8
 
 
 def test_built_examples_have_the_pinned_hash(tiny_config):

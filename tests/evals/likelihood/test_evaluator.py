@@ -169,7 +169,7 @@ def test_program_of_a_chunk_needs_the_memory_of_a_chunk_on_each_device(all_optim
     assert temporary_bytes(sharding.make_mesh(), 1_600) < 0.2 * chunk
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ten_times_longer_clips_need_no_more_memory():
     peaks = []
     for length in (16_000, 160_000):

@@ -303,5 +303,7 @@ def test_file_tells_scores_clips_and_classes_in_strict_json(scorer, tmp_path):
     assert found["clips"]["count"] == 12 and found["clips"]["padded"] == 12
     assert sum(found["predicted"].values()) == 12 and list(found["predicted"]) == list(CLASSES)
     assert [sum(row) for row in found["confusion"]] == [2, 2] + [1] * 8
+    shares = [count / 12 for count in found["predicted"].values() if count]
+    assert found["class_entropy"] == pytest.approx(-sum(p * math.log2(p) for p in shares))
     assert found["accuracy"] == sum(found["confusion"][k][k] for k in range(10)) / 12
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
