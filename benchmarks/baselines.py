@@ -152,6 +152,7 @@ def _train(cell: Cell, steps: int) -> None:
             "log_every": 10,
         },
         data={
+            "normalize": True,  # Of both data sets, as published.
             "train_len": _CROP.value,
             "crop": "random",
             "seed": cell.seed,

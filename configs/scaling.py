@@ -47,6 +47,7 @@ def get_config(size=""):
         samples = 1.0
     elif size in DIGITS:
         config = named_config("digits")
+        config.data.normalize = True  # As measured (docs/scaling.md).
         width, parameters = DIGITS[size]
         _, of_recipe = DIGITS["digits_140k"]
         samples = 0.25
