@@ -134,6 +134,7 @@ class ClassifierExperiment(Sections):
         for name, why in (
             ("label_dropout", "a classifier learns every label"),
             ("onset_weight", "it reads whole clips"),
+            ("sampled_inputs", "it draws nothing"),
             ("ema_decay", "averaged parameters do not fit the running statistics"),
         ):
             if value := getattr(self.train, name):

@@ -185,14 +185,21 @@ class Autoregressive:
         codes: Int[Array, "b t"],
         state: SequenceState,
         *,
+        inputs: Int[Array, "b t"] | None = None,
         dropout_key: Array | None = None,
     ) -> tuple[Float[Array, "b t"], SequenceState]:
         """Reads a chunk in parallel."""
         rows = len(state.previous) // len(codes)
-        logits, state = self.logits(
-            params, jnp.repeat(codes, rows, axis=0), state, dropout_key=dropout_key
-        )
+        seen = jnp.repeat(codes if inputs is None else inputs, rows, axis=0)
+        logits, state = self.logits(params, seen, state, dropout_key=dropout_key)
         return log_probs_of(logits[::rows], codes), state
+
+    def draw_in_parallel(
+        self, params: Any, codes: Int[Array, "b t"], state: SequenceState, key: Array
+    ) -> Int[Array, "b t"]:
+        """Draws for each of the codes another one."""
+        logits, _ = self.logits(params, codes, state)
+        return jax.random.categorical(key, logits.astype(jnp.float32)).astype(codes.dtype)
 
     def step_log_probs(
         self, params: Any, codes: Int[Array, " b"], state: SequenceState

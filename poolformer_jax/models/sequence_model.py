@@ -82,6 +82,7 @@ class SequenceModel(Hashable, Protocol):
         codes: Int[Array, "b t"],
         state: State,
         *,
+        inputs: Int[Array, "b t"] | None = None,
         dropout_key: Array | None = None,
     ) -> tuple[Float[Array, "b t"], State]:
         """Reads a chunk in parallel.
@@ -91,6 +92,7 @@ class SequenceModel(Hashable, Protocol):
           codes: t is a multiple of `chunk_multiple`, in each of the parts that an ambient mesh
             splits time into; any number of codes may be before.
           state: State before them.
+          inputs: What later steps see in place of the codes; None is the codes themselves.
           dropout_key: In training, if the model has dropout.
 
         Returns:
@@ -99,6 +101,12 @@ class SequenceModel(Hashable, Protocol):
         Raises:
           ValueError: If t is not such a multiple.
         """
+        ...
+
+    def draw_in_parallel(
+        self, params: Params, codes: Int[Array, "b t"], state: State, key: Array
+    ) -> Int[Array, "b t"]:
+        """Draws for each of the codes another one, given the true ones before it."""
         ...
 
     def step_log_probs(

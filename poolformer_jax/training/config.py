@@ -86,6 +86,9 @@ class TrainConfig:
         label is worth at most log2(classes) bits of a clip's thousands, all of them where the first
         samples decide which word it will be; short trainings overlook them. 0 is the likelihood.
       onset_samples: The time in which the additional weight falls by a factor of e.
+      sampled_inputs: Up to which share a clip's samples are read as the model would draw them, and
+        not as recorded, so that it learns to go on from its own mistakes. It takes another forward
+        pass, and the bits that are printed in training are those after such inputs.
       log_every: Steps between progress lines.
       eval_every: Steps between evaluations of the whole validation split.
       eval_batch_size: Clips per evaluation step, over all devices.
@@ -120,6 +123,7 @@ class TrainConfig:
     label_dropout: float = 0.0
     onset_weight: float = 0.0
     onset_samples: int = 10
+    sampled_inputs: float = 0.0
     log_every: int = 50
     eval_every: int = 973
     eval_batch_size: int = 32
@@ -144,6 +148,8 @@ class TrainConfig:
         check_fraction(
             self, "beta1", "beta2", "momentum", "ema_decay", "label_dropout", "plateau_factor"
         )
+        if not 0 <= self.sampled_inputs <= 1:
+            raise ValueError(f"sampled_inputs {self.sampled_inputs} must be a share, 0 to 1")
         check_seed(self)
         if self.init_from == "":
             raise ValueError("init_from must name a pretrained model or be None, got ''")

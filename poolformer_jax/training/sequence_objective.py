@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Int
 
-from poolformer_jax.models.sequence_model import Params, SequenceModel
+from poolformer_jax.models.sequence_model import Params, SequenceModel, State
 from poolformer_jax.ops.categorical import excess_bits, mask_padding
 from poolformer_jax.training.objective import Batch
 
@@ -33,6 +34,8 @@ class SequenceObjective:
       label_dropout: Rate at which labels are withheld.
       onset_weight: Additional weight of a clip's first sample, a; sample t has 1 + a exp(-t / s).
       onset_samples: s.
+      sampled_inputs: Up to which share samples are read as the model would draw them; see
+        `read_own_draws`.
       initial_params: What training starts from; None draws the parameters.
     """
 
@@ -41,6 +44,7 @@ class SequenceObjective:
     label_dropout: float = 0.0
     onset_weight: float = 0.0
     onset_samples: int = 10
+    sampled_inputs: float = 0.0
     initial_params: Params | None = None
 
     loss_name = "bits_per_sample"
@@ -68,7 +72,13 @@ class SequenceObjective:
             labels = jnp.where(withheld, model.num_classes, batch["labels"])
         codes = batch["tokens"]
         state = model.init_state(codes.shape[0], labels)
-        log_probs, _ = model.log_probs(params, codes, state, dropout_key=key)
+        inputs = None
+        if self.sampled_inputs:
+            draws = jax.random.fold_in(key, 2)
+            inputs = read_own_draws(
+                model, params, codes, state, most=self.sampled_inputs, key=draws
+            )
+        log_probs, _ = model.log_probs(params, codes, state, inputs=inputs, dropout_key=key)
         excess = mask_padding(excess_bits(log_probs, model.num_codes), lengths=batch["lengths"])
         mean = jnp.sum(jnp.sum(excess, axis=1)) / count
         if not self.onset_weight:
@@ -94,6 +104,37 @@ class SequenceObjective:
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Says the bits."""
         return f"{metrics['bits_per_sample']:.4f} bits per sample"
+
+
+def read_own_draws(
+    model: SequenceModel,
+    params: Params,
+    codes: Int[Array, "b t"],
+    state: State,
+    *,
+    most: float,
+    key: Array,
+) -> Int[Array, "b t"]:
+    """Replaces codes by what the model would draw after the true ones before them.
+
+    A model that only ever reads recordings does not learn to go on from its own small mistakes,
+    which add up when it draws.
+
+    Args:
+      model: The model.
+      params: Its parameters; no gradient goes through the draws.
+      codes: The true codes.
+      state: State before them.
+      most: Of each clip a share of the codes is replaced that is drawn from 0 to this.
+      key: Of the draws.
+
+    Source: scheduled sampling, Bengio et al. 2015, arXiv:1506.03099, in two parallel passes as in
+    Mihaylova & Martins 2019, arXiv:1906.07651; here the shares do not depend on the step.
+    """
+    for_draws, for_shares, for_places = jax.random.split(key, 3)
+    drawn = model.draw_in_parallel(jax.lax.stop_gradient(params), codes, state, for_draws)
+    shares = most * jax.random.uniform(for_shares, (len(codes), 1))
+    return jnp.where(jax.random.uniform(for_places, codes.shape) < shares, drawn, codes)
 
 
 def rank_likelihood(metrics: Mapping[str, float]) -> tuple[float, ...]:

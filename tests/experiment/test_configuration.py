@@ -313,6 +313,12 @@ MISTAKES = [
     ),
     (
         ClassifierExperiment,
+        {"train": {"sampled_inputs": 0.5}},
+        "sampled_inputs 0.5 does not fit a classifier: it draws nothing; use 0",
+    ),
+    (Experiment, {"train": {"sampled_inputs": 1.5}}, "sampled_inputs 1.5 must be a share, 0 to 1"),
+    (
+        ClassifierExperiment,
         {"train": {"init_from": "digits"}},
         "init_from 'digits' is for sequence",
     ),

@@ -37,12 +37,20 @@ class Bigram:
     def init_state(self, batch, labels=None, *, guided=False):
         return jnp.zeros((batch,), jnp.int32)
 
-    def log_probs(self, params, codes, state, *, dropout_key=None):
-        before = jnp.concatenate([state[:, None], codes[:, :-1]], axis=1)
+    def log_probs(self, params, codes, state, *, inputs=None, dropout_key=None):
+        inputs = codes if inputs is None else inputs
+        before = jnp.concatenate([state[:, None], inputs[:, :-1]], axis=1)
         quarter, code = codes // 4, codes % 4
         of_quarter = jax.nn.log_softmax(params["quarter"])[before, quarter]
         of_code = jax.nn.log_softmax(params["code"])[before, quarter, code]
-        return of_quarter + of_code, codes[:, -1]
+        return of_quarter + of_code, inputs[:, -1]
+
+    def draw_in_parallel(self, params, codes, state, key):
+        before = jnp.concatenate([state[:, None], codes[:, :-1]], axis=1)
+        keys = jax.random.split(key)
+        quarter = jax.random.categorical(keys[0], params["quarter"][before])
+        code = jax.random.categorical(keys[1], params["code"][before, quarter])
+        return (4 * quarter + code).astype(jnp.int32)
 
     def step_log_probs(self, params, codes, state):
         log_probs, state = self.log_probs(params, codes[:, None], state)

@@ -146,6 +146,24 @@ def test_probabilities_of_all_codes_add_up_to_one(case):
     np.testing.assert_allclose(np.exp(every).sum(axis=0), 1.0, rtol=1e-5)
 
 
+def test_codes_are_predicted_and_drawn_from_what_was_read_before(case):
+    start, rng = case.model.init_state(CLIPS, LABELS), np.random.default_rng(1)
+    inputs = jnp.asarray(rng.integers(case.model.num_codes, size=case.codes.shape), jnp.int32)
+    found, _ = case.read(case.codes, start, inputs=inputs)
+    draw = jax.jit(jax.vmap(case.model.draw_in_parallel, (None, None, None, 0)))
+    keys = jax.random.split(jax.random.key(2), 400)
+    drawn = np.asarray(draw(case.params, inputs, start, keys))
+    for t in (0, 1, case.codes.shape[1] - 1):
+        wanted, _ = case.read(inputs.at[:, t].set(case.codes[:, t]), start)
+        np.testing.assert_allclose(found[:, t], wanted[:, t], atol=TOLERANCE)
+        # The likeliest code is drawn as often as it should be, to four standard deviations.
+        every = jax.vmap(lambda code, t=t: case.read(inputs.at[:, t].set(code), start)[0][:, t])
+        p = np.exp(every(jnp.arange(case.model.num_codes)))
+        likeliest, best = p.argmax(axis=0), p.max(axis=0)
+        shares = np.mean(drawn[:, :, t] == likeliest, axis=0)
+        assert np.all(abs(shares - best) <= 4 * np.sqrt(best * (1 - best) / 400))
+
+
 @pytest.mark.parametrize("guided", [False, True])
 def test_chunks_and_steps_equal_whole(case, guided):
     """Compiled, so that a model cannot look where a chunk begins: at the start, or anywhere."""

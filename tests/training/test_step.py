@@ -8,9 +8,11 @@ import optax
 import pytest
 
 from poolformer_jax.training.optimizer import make_schedule
+from poolformer_jax.training.sequence_objective import read_own_draws
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.step import make_train_step
 from tests import oracle
+from tests.models.test_any_model import Bigram
 from tests.training.tiny import (
     LENGTH,
     MODEL,
@@ -83,6 +85,36 @@ def test_first_samples_weigh_more_in_the_gradient_alone():
     np.testing.assert_allclose(grads["logits"], expected, rtol=1e-5, atol=1e-6)
     found = objective.metrics(loss, sums)["bits_per_sample"]
     assert found == pytest.approx(np.sum(counts * bits) / 7, rel=1e-5)
+
+
+def test_a_share_of_the_samples_is_read_as_the_model_would_draw_them():
+    model, params = Bigram(), {"quarter": jnp.zeros((16, 4)), "code": jnp.zeros((16, 4, 4))}
+    # After code k it draws 15 - k, and nothing else.
+    after = 15 - jnp.arange(16)
+    params["quarter"] = params["quarter"].at[jnp.arange(16), after // 4].set(1e3)
+    params["code"] = params["code"].at[jnp.arange(16), after // 4, after % 4].set(1e3)
+    codes = jnp.asarray(np.random.default_rng(0).integers(16, size=(400, 50)), jnp.int32)
+    read = functools.partial(read_own_draws, model, params, codes, model.init_state(400))
+    before = np.concatenate([np.zeros((400, 1), int), codes[:, :-1]], axis=1)
+    whole = read(most=1.0, key=jax.random.key(1))
+    replaced = np.asarray(whole != codes)
+    np.testing.assert_array_equal(whole, np.where(replaced, 15 - before, codes))
+    # One in sixteen draws is the true code. Shares from 0 to 1, whose mean and deviation are known.
+    shares = replaced.mean(axis=1) * 16 / 15
+    assert shares.mean() == pytest.approx(0.5, abs=0.05)
+    assert shares.std() == pytest.approx(np.sqrt(1 / 12), abs=0.04)
+    assert np.mean(read(most=0.2, key=jax.random.key(1)) != codes) < 0.15
+
+    # The loss is of the true codes, after what was read.
+    objective = make_objective(model, sampled_inputs=1.0)
+    batch = {"tokens": codes, "lengths": jnp.full(400, 50)}
+    loss, _ = objective.loss(params, None, batch, jax.random.key(1), jnp.float32(20_000))
+    inputs = np.asarray(read(most=1.0, key=jax.random.fold_in(jax.random.key(1), 2)))
+    before = np.concatenate([np.zeros((400, 1), int), inputs[:, :-1]], axis=1)
+    codes = np.asarray(codes)
+    wrong, other_quarter = codes != 15 - before, codes // 4 != (15 - before) // 4
+    bits = np.mean(wrong) * 1e3 / np.log(2) + np.mean(other_quarter) * 2
+    assert loss == pytest.approx(bits - 4, rel=1e-5)
 
 
 def test_loss_mixes_no_types(start):

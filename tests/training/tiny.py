@@ -49,7 +49,7 @@ class Unigram:
     num_classes = 0
     chunk_multiple = 1
     parameter_rules = sharding.REPLICATED
-    step_log_probs = draw = NotImplemented  # Training needs neither.
+    step_log_probs = draw = draw_in_parallel = NotImplemented  # Nothing here draws.
 
     def init_params(self, key):
         return {"logits": jax.random.normal(key, (16,))}
@@ -57,7 +57,7 @@ class Unigram:
     def init_state(self, batch, labels=None, *, guided=False):
         return ()
 
-    def log_probs(self, params, codes, state, *, dropout_key=None):
+    def log_probs(self, params, codes, state, *, inputs=None, dropout_key=None):
         if self.noisy:
             return -jax.random.uniform(dropout_key, codes.shape), state
         return jax.nn.log_softmax(params["logits"])[codes], state
@@ -65,7 +65,7 @@ class Unigram:
 
 def make_objective(config=MODEL, evaluate=lambda params, should_stop: None, **options):
     """Trains a model; by default it is never evaluated."""
-    model = config if isinstance(config, Unigram) else config.build()
+    model = config if hasattr(config, "log_probs") else config.build()
     return SequenceObjective(model, evaluate, **options)
 
 

@@ -21,7 +21,7 @@ class NoisyUnigram(Unigram):
     def init_params(self, key):
         return {"logits": jnp.zeros(16)}
 
-    def log_probs(self, params, codes, state, *, dropout_key=None):
+    def log_probs(self, params, codes, state, *, inputs=None, dropout_key=None):
         noise = jax.random.bernoulli(dropout_key, 0.7, (16,))
         return jax.nn.log_softmax(params["logits"] * noise)[codes], state
 
