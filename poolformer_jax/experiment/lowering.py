@@ -46,6 +46,7 @@ class Programs:
             label_dropout=train.label_dropout,
             onset_weight=train.onset_weight,
             onset_samples=train.onset_samples,
+            onsets=train.onsets,
             sampled_inputs=train.sampled_inputs,
         )
         self._init = functools.partial(init_train_state, self._objective, train)

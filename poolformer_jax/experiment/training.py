@@ -161,6 +161,7 @@ def train(
         label_dropout=config.label_dropout,
         onset_weight=config.onset_weight,
         onset_samples=config.onset_samples,
+        onsets=config.onsets,
         sampled_inputs=config.sampled_inputs,
         initial_params=initial,
     )

@@ -82,10 +82,12 @@ class TrainConfig:
       ema_decay: Of the averaged parameters, which evaluation and sampling use.
       label_dropout: Rate at which a clip's label is withheld, in a sequence model with classes;
         what classifier-free guidance needs.
-      onset_weight: How much more the first sample of a clip weighs in the loss than the last. A
-        label is worth at most log2(classes) bits of a clip's thousands, all of them where the first
-        samples decide which word it will be; short trainings overlook them. 0 is the likelihood.
+      onset_weight: How much more an onset weighs in the loss than other samples. A label is worth
+        at most log2(classes) bits of a clip's thousands, all of them where a few samples decide
+        which word it will be; short trainings overlook them. 0 is the likelihood.
       onset_samples: The time in which the additional weight falls by a factor of e.
+      onsets: Samples at which it begins: a clip's first one, and those where words part that begin
+        alike.
       sampled_inputs: Up to which share a clip's samples are read as the model would draw them, and
         not as recorded, so that it learns to go on from its own mistakes. It takes another forward
         pass, and the bits that are printed in training are those after such inputs.
@@ -123,6 +125,7 @@ class TrainConfig:
     label_dropout: float = 0.0
     onset_weight: float = 0.0
     onset_samples: int = 10
+    onsets: tuple[int, ...] = (0,)
     sampled_inputs: float = 0.0
     log_every: int = 50
     eval_every: int = 973
@@ -148,6 +151,8 @@ class TrainConfig:
         check_fraction(
             self, "beta1", "beta2", "momentum", "ema_decay", "label_dropout", "plateau_factor"
         )
+        if not self.onsets or min(self.onsets) < 0:
+            raise ValueError(f"onsets {self.onsets} must be samples of a clip, 0 or more")
         if not 0 <= self.sampled_inputs <= 1:
             raise ValueError(f"sampled_inputs {self.sampled_inputs} must be a share, 0 to 1")
         check_seed(self)

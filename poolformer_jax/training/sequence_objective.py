@@ -32,8 +32,10 @@ class SequenceObjective:
       evaluate_params: From (parameters, "shall I stop?") to `bits_per_sample` and what else is
         worth writing down; None if it was told to stop.
       label_dropout: Rate at which labels are withheld.
-      onset_weight: Additional weight of a clip's first sample, a; sample t has 1 + a exp(-t / s).
+      onset_weight: Additional weight of each onset, a; sample t has 1 + a exp(-(t - o) / s) from
+        the onset o on.
       onset_samples: s.
+      onsets: All o.
       sampled_inputs: Up to which share samples are read as the model would draw them; see
         `read_own_draws`.
       initial_params: What training starts from; None draws the parameters.
@@ -44,6 +46,7 @@ class SequenceObjective:
     label_dropout: float = 0.0
     onset_weight: float = 0.0
     onset_samples: int = 10
+    onsets: tuple[int, ...] = (0,)
     sampled_inputs: float = 0.0
     initial_params: Params | None = None
 
@@ -83,7 +86,9 @@ class SequenceObjective:
         mean = jnp.sum(jnp.sum(excess, axis=1)) / count
         if not self.onset_weight:
             return mean, (None, {})
-        onset = self.onset_weight * jnp.exp(-jnp.arange(codes.shape[1]) / self.onset_samples)
+        since = jnp.arange(codes.shape[1])[None] - jnp.array(self.onsets)[:, None]
+        falling = jnp.where(since < 0, 0.0, jnp.exp(-since / self.onset_samples))
+        onset = self.onset_weight * jnp.sum(falling, axis=0)
         return mean + jnp.sum(jnp.sum(onset[None] * excess, axis=1)) / count, (None, {"mean": mean})
 
     def metrics(self, loss: Array, sums: Mapping[str, Array]) -> dict[str, Array]:

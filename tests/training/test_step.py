@@ -67,13 +67,14 @@ def test_loss_is_bits_per_unpadded_sample(start):
     assert history[0]["bits_per_sample"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_first_samples_weigh_more_in_the_gradient_alone():
-    objective = make_objective(Unigram(), onset_weight=9.0, onset_samples=2)
+def test_onsets_weigh_more_in_the_gradient_alone():
+    objective = make_objective(Unigram(), onset_weight=9.0, onset_samples=2, onsets=(0, 2))
     batch = {"tokens": jnp.array([[3, 5, 5, 0], [7, 5, 1, 1]]), "lengths": jnp.array([3, 4])}
     params, count = objective.init(jax.random.key(0))[0], jnp.float32(7)
     arguments = (params, None, batch, jax.random.key(0), count)
     (loss, (_, sums)), grads = jax.value_and_grad(objective.loss, has_aux=True)(*arguments)
     weights = 1 + 9 * np.exp(-np.arange(4) / 2)
+    weights[2:] += 9 * np.exp(-np.arange(2) / 2)
     tokens, lengths = np.asarray(batch["tokens"]), np.asarray(batch["lengths"])
     counts = np.arange(4) < lengths[:, None]
     logits = np.asarray(params["logits"], np.float64)
