@@ -2,9 +2,10 @@
 
     python -m launch.train --config=configs/digits_steady.py --workdir=runs/digits_steady
 
-Expected on two CPU cores, after about 42 minutes: TODO bits per sample on 40 validation clips
-(8.41 before), TODO on 40 test clips; TODO of its clips are recognised as their label. Source: the
-run that poolformer_jax/pretrained/digits comes from.
+Expected on two CPU cores, after half an hour: 1.28 bits per sample on 40 validation clips (8.40
+before); 6 of 10 clips are recognised as their label. Source: the first of three runs that
+poolformer_jax/pretrained/digits comes from. Its card has the other two, which go on from this one;
+after them it is 95 of 100.
 """
 
 from poolformer_jax.experiment import named_config
@@ -23,7 +24,7 @@ def get_config():
     config.data.crop = "start"
     config.data.eval_clips = 40
 
-    config.train.num_steps = 12_000
+    config.train.num_steps = 8_000
     config.train.batch_size = 2
     config.train.learning_rate = 1e-2
     config.train.beta2 = 0.99

@@ -31,8 +31,8 @@ logging.getLogger("poolformer_jax").setLevel("INFO")
 print(ex.describe_devices())
 
 # %% [markdown]
-# A model that comes with the package draws the ten digits, sample by sample. It was trained for 22
-# minutes on one fast voice: every second digit is clear.
+# A model that comes with the package draws the ten digits, sample by sample. It was trained for an
+# hour on one fast voice: 95 of 100 words are recognised.
 
 # %%
 speaker, speaker_params = ex.load_pretrained("digits")

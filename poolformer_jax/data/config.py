@@ -21,7 +21,7 @@ class DatasetConfig:
 
     Attributes:
       name: "digits" (10,400 spoken digits, synthesised on first use) or "digits_tiny" (120 of them,
-        for tests); "digits_steady" (5,000, all in one voice, fast and of nearly one pitch); "fsdd",
+        for tests); "digits_steady" (5,000, in one voice, at one fast rate and one pitch); "fsdd",
         "sc09", "beethoven" or "youtubemix", which `launch.prepare_data` makes from their published
         archives.
       partial: Whether to use the subset of such an archive that --allow_partial prepares.
