@@ -5,7 +5,8 @@
 
 Draws clips with the labels in turn and asks the classifier of digits what it hears: at several
 temperatures, with several weights of guidance, and where clips continue the first milliseconds of
-real test words. The share is of clips heard as their label; real test clips stand beside them.
+real test words. The share is of clips heard as their label; real test clips stand beside them. The
+classifier is the one that comes with the package, of what eSpeak NG says.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from poolformer_jax.classifier.clips import LabelledClips
 from poolformer_jax.classifier.files import SavedClassifier, load_classifier
 from poolformer_jax.classifier.inference import classify_labelled
 from poolformer_jax.classifier.log_mel import CLIP_LENGTH, SAMPLE_RATE
+from poolformer_jax.config_checks import check_range
 from poolformer_jax.data.source import label_names, open_splits
 from poolformer_jax.experiment.pretrained import pretrained_classifier
 
@@ -50,6 +52,11 @@ def main(argv):
     with ex.user_errors():
         if not experiment.model.num_classes:
             raise ValueError(f"{workdir} is of a model without classes; name one with labels")
+        if _GUIDANCES.value and not experiment.train.label_dropout:
+            raise ValueError(
+                f"--guidances={','.join(_GUIDANCES.value)} compare with clips without a label, of "
+                "which the model never saw one in training; use --guidances="
+            )
         classifier = load_classifier(pretrained_classifier(experiment.data.name))
         draws = {f"temperature {t}": ex.Draw(temperature=float(t)) for t in _TEMPERATURES.value}
         draws |= {f"guidance {g}": ex.Draw(guidance=float(g)) for g in _GUIDANCES.value}
@@ -60,6 +67,10 @@ def main(argv):
     labels = [int(clip["label"]) for clip in real]
     data = experiment.data
     codes = [encode(clip["audio"], codec=data.codec, normalize=data.normalize) for clip in real]
+    shortest = min(map(len, codes))
+    with ex.user_errors():
+        for length in prompts:
+            check_range("prompts, in samples:", length, 1, shortest - 1)
     names = label_names(test)
 
     heard = [decode(clip, codec=data.codec) for clip in codes]
@@ -68,7 +79,7 @@ def main(argv):
     for title, draw in draws.items():
         clips = ex.draw_clips(experiment, params, len(turns), labels=turns, draw=draw)
         rows.append(_listen(title, clips, turns, classifier, names))
-    for length in (min(length, *map(len, codes)) for length in prompts):
+    for length in prompts:
         prompt = np.stack([clip[:length] for clip in codes]).astype(np.int32)
         clips = ex.draw_clips(experiment, params, len(labels), labels=labels, prompt=prompt)
         title = f"after {1_000 * length // SAMPLE_RATE} ms of real words"
@@ -96,12 +107,14 @@ def _listen(
     )
     confusion = found.confusion()
     assert confusion is not None
-    shares = np.diag(confusion) / np.maximum(confusion.sum(axis=1), 1)
     return {
         "clips": title,
         "recognised": found.accuracy,
         "class entropy": found.class_entropy,
-        **dict(zip(names, shares.tolist(), strict=True)),
+        **{
+            name: row[label] / row.sum() if row.sum() else None
+            for label, (name, row) in enumerate(zip(names, confusion, strict=True))
+        },
     }
 
 

@@ -25,7 +25,7 @@ class LabelledClips:
 
     They are not encoded, and their loudness is left as it is, as in the published protocol: a
     classifier hears the samples divided by 2^15 through `log_mel`, whose levels are relative to the
-    clip's maximum. So generated clips, which have full scale, need no other treatment.
+    clip's maximum. So generated clips, however loud, need no other treatment.
 
     Attributes:
       audio: [b, samples].

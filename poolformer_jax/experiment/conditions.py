@@ -99,7 +99,9 @@ def choose_label(
 def read_prompt(
     path: str | os.PathLike[str] | None, prompt_length: int | None, *, data: DataConfig, length: int
 ) -> Int32[np.ndarray, " t"] | None:
-    """The codes to continue, scaled like a training clip: by the extremes of the whole file.
+    """The codes to continue, made as those of a training clip.
+
+    With `data.normalize` they are scaled by the extremes of the whole file.
 
     Args:
       path: WAV file; None for no prompt.

@@ -83,6 +83,11 @@ class Experiment(Sections):
                 f"data.crop {self.data.crop!r} begins elsewhere; set one to 0, or the other to "
                 "'start'"
             )
+        if max(self.train.onsets) >= self.data.training_length:
+            raise ValueError(
+                f"train.onsets {self.train.onsets} must be below the {self.data.training_length:,} "
+                "samples of a training clip"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

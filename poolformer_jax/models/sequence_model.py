@@ -106,7 +106,13 @@ class SequenceModel(Hashable, Protocol):
     def draw_in_parallel(
         self, params: Params, codes: Int[Array, "b t"], state: State, key: Array
     ) -> Int[Array, "b t"]:
-        """Draws for each of the codes another one, given the true ones before it."""
+        """Draws for each of the codes another one, given the true ones before it.
+
+        As `log_probs` it takes multiples of `chunk_multiple`; the state is not a guided one.
+
+        Raises:
+          ValueError: If t is not such a multiple.
+        """
         ...
 
     def step_log_probs(

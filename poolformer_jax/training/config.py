@@ -153,6 +153,8 @@ class TrainConfig:
         )
         if not self.onsets or min(self.onsets) < 0:
             raise ValueError(f"onsets {self.onsets} must be samples of a clip, 0 or more")
+        if self.onsets != (0,) and not self.onset_weight:
+            raise ValueError(f"onsets {self.onsets} need an onset_weight above 0")
         if not 0 <= self.sampled_inputs <= 1:
             raise ValueError(f"sampled_inputs {self.sampled_inputs} must be a share, 0 to 1")
         check_seed(self)

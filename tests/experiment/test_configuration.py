@@ -312,6 +312,21 @@ MISTAKES = [
         "onset_weight 1.0 .* whole clips; use 0",
     ),
     (
+        Experiment,
+        {"train": {"onsets": (0, 803)}},
+        r"onsets \(0, 803\) need an onset_weight above 0",
+    ),
+    (
+        Experiment,
+        {"train": {"onset_weight": 2.0, "onsets": (-1,)}},
+        r"onsets \(-1,\) must be samples of a clip, 0 or more",
+    ),
+    (
+        Experiment,
+        {"train": {"onset_weight": 2.0, "onsets": (0, 803)}, "data": {"seq_len": 640}},
+        r"train.onsets \(0, 803\) must be below the 640 samples of a training clip",
+    ),
+    (
         ClassifierExperiment,
         {"train": {"sampled_inputs": 0.5}},
         "sampled_inputs 0.5 does not fit a classifier: it draws nothing; use 0",
