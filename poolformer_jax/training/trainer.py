@@ -308,6 +308,8 @@ class Trainer:
         first, last = self.progress.first, self.progress.validation
         if first and last and not self.objective.rank(last) <= self.objective.rank(first):
             before, after = map(self.objective.describe, (first, last))
+            if self.config.sampled_inputs:
+                hint = "train.sampled_inputs gives up bits for what is drawn, so listen to it"
             self.warn(f"the last validation ({after}) is worse than the first ({before}); {hint}")
         return outcome
 
