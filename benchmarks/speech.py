@@ -28,6 +28,7 @@ from poolformer_jax.classifier.inference import classify_labelled
 from poolformer_jax.classifier.log_mel import CLIP_LENGTH, SAMPLE_RATE
 from poolformer_jax.config_checks import check_range
 from poolformer_jax.data.source import label_names, open_splits
+from poolformer_jax.experiment.conditions import choose_label
 from poolformer_jax.experiment.pretrained import pretrained_classifier
 
 _FLAGS = flags.FlagValues()
@@ -50,16 +51,11 @@ def main(argv):
     workdir = command_line.run_of(_FLAGS)
     experiment: Any = ex.read_experiment(workdir)
     with ex.user_errors():
-        if not experiment.model.num_classes:
-            raise ValueError(f"{workdir} is of a model without classes; name one with labels")
-        if _GUIDANCES.value and not experiment.train.label_dropout:
-            raise ValueError(
-                f"--guidances={','.join(_GUIDANCES.value)} compare with clips without a label, of "
-                "which the model never saw one in training; use --guidances="
-            )
         classifier = load_classifier(pretrained_classifier(experiment.data.name))
         draws = {f"temperature {t}": ex.Draw(temperature=float(t)) for t in _TEMPERATURES.value}
         draws |= {f"guidance {g}": ex.Draw(guidance=float(g)) for g in _GUIDANCES.value}
+        for draw in draws.values():
+            choose_label(experiment, "cycle", draw)  # Complains of what the model cannot do.
         prompts = [int(ms) * SAMPLE_RATE // 1_000 for ms in _PROMPTS.value]
     params, _ = ex.restore_params(workdir, step=_STEP.value)
     test = open_splits(experiment.data)["test"]

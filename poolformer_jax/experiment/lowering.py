@@ -14,7 +14,7 @@ from poolformer_jax import sharding
 from poolformer_jax.experiment.configuration import Experiment
 from poolformer_jax.models.config import check_length
 from poolformer_jax.ops.draw import Draw
-from poolformer_jax.training.sequence_objective import SequenceObjective
+from poolformer_jax.training.sequence_objective import objective_of
 from poolformer_jax.training.state import init_train_state
 from poolformer_jax.training.step import make_train_step
 
@@ -40,15 +40,7 @@ class Programs:
         self._length = experiment.data.training_length
         time_parts = mesh.shape[sharding.SEQUENCE]
         check_length(self._model, self._length, what="training length", parts=time_parts)
-        self._objective = SequenceObjective(
-            self._model,
-            lambda params, should_stop: None,
-            label_dropout=train.label_dropout,
-            onset_weight=train.onset_weight,
-            onset_samples=train.onset_samples,
-            onsets=train.onsets,
-            sampled_inputs=train.sampled_inputs,
-        )
+        self._objective = objective_of(train, self._model, lambda params, should_stop: None)
         self._init = functools.partial(init_train_state, self._objective, train)
         self._rules = self._model.parameter_rules
         self._state = sharding.abstract_state(mesh, self._init, self._rules)

@@ -92,7 +92,7 @@ def train(
     from poolformer_jax.models.sequence_model import count_params
     from poolformer_jax.training.checkpoint import complete_steps
     from poolformer_jax.training.loop import train as run_loop
-    from poolformer_jax.training.sequence_objective import SequenceObjective
+    from poolformer_jax.training.sequence_objective import objective_of
     from poolformer_jax.training.trainer import Trainer
 
     data, config, model = experiment.data, experiment.train, experiment.model.build()
@@ -155,18 +155,8 @@ def train(
         likelihood = evaluator(params, batches, should_stop)
         return None if likelihood is None else likelihood.summary()
 
-    objective = SequenceObjective(
-        model,
-        evaluate,
-        label_dropout=config.label_dropout,
-        onset_weight=config.onset_weight,
-        onset_samples=config.onset_samples,
-        onsets=config.onsets,
-        sampled_inputs=config.sampled_inputs,
-        initial_params=initial,
-    )
     trainer = Trainer(
-        objective,
+        objective_of(config, model, evaluate, initial),
         config,
         mesh=mesh,
         batches=train_data,

@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from poolformer_jax.models.sequence_model import Params, SequenceModel, State
 from poolformer_jax.ops.categorical import excess_bits, mask_padding
+from poolformer_jax.training.config import TrainConfig
 from poolformer_jax.training.objective import Batch
 
 Evaluate = Callable[[Params, Callable[[], bool]], Mapping[str, float] | None]
@@ -21,7 +22,7 @@ Evaluate = Callable[[Params, Callable[[], bool]], Mapping[str, float] | None]
 
 @dataclasses.dataclass(frozen=True)
 class SequenceObjective:
-    """The mean of -log2 p(code) over all samples of a batch that count, the first ones weighted.
+    """The mean of -log2 p(code) over all samples of a batch that count, those at onsets weighted.
 
     A batch has `tokens` [b, t] and `lengths` [b], for a model with classes `labels` [b] too. Labels
     are withheld at random as in Ho & Salimans 2022, arXiv:2207.12598, so that one model learns both
@@ -109,6 +110,25 @@ class SequenceObjective:
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Says the bits."""
         return f"{metrics['bits_per_sample']:.4f} bits per sample"
+
+
+def objective_of(
+    train: TrainConfig,
+    model: SequenceModel,
+    evaluate_params: Evaluate,
+    initial_params: Params | None = None,
+) -> SequenceObjective:
+    """The objective of a recipe."""
+    return SequenceObjective(
+        model,
+        evaluate_params,
+        label_dropout=train.label_dropout,
+        onset_weight=train.onset_weight,
+        onset_samples=train.onset_samples,
+        onsets=train.onsets,
+        sampled_inputs=train.sampled_inputs,
+        initial_params=initial_params,
+    )
 
 
 def read_own_draws(
