@@ -238,9 +238,10 @@ class Autoregressive:
 
 @functools.cache
 def _parameters(model: Autoregressive) -> list[Parameter]:
-    """How the parameters are drawn; found out by a trace, which takes a second."""
+    """How the parameters are drawn; found out by a trace, the shortest of which is a CPU's."""
     codes = jnp.zeros((1, model.chunk_multiple), jnp.int32)
-    return list_parameters(model.network_type(model.config), codes, model.init_state(1))
+    network = model.network_type(dataclasses.replace(model.config, platform="cpu"))
+    return list_parameters(network, codes, model.init_state(1))
 
 
 def _observe(state: SequenceState, codes: Int[Array, " b"], rows: int) -> SequenceState:

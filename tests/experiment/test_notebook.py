@@ -80,6 +80,7 @@ def test_an_exported_run_is_read_as_a_run(run, tmp_path):
         ex.restore_params(folder)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_an_exported_model(run, tmp_path):
     experiment, trained = run
     folder = str(ex.export(trained, tmp_path / "model"))

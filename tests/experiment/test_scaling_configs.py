@@ -52,7 +52,7 @@ def test_every_size_has_its_parameter_count_and_learning_rate(size):
     assert experiment.train.learning_rate == pytest.approx(SIZES[size][1])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_builds_with_its_parameter_count(size):
     assert count_params(load(size).model.build()) == SIZES[size][0]

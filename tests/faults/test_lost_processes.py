@@ -105,7 +105,7 @@ def start_two(workdir, tiny_config):
     return start_pod("train", 2, *flags, devices=4, impatient=not CASES)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_of_two_processes_is_lost(tmp_path, tiny_config):
     """Also by the one that waits for it: process 0 knows at once, and its loss is known at once."""
     found, wanted = tmp_path / "found", tmp_path / "wanted"

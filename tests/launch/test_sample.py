@@ -99,7 +99,7 @@ def test_clips_table_and_page(drawn):
     assert (out / "index.html").read_text().count("<audio") == 5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lost_clips_are_drawn_again_alone(drawn, workdir, tmp_path):
     """Also those that a full disk or a kill cut off."""
     for path in drawn[0].iterdir():
@@ -219,7 +219,7 @@ def test_a_process_that_fails_does_not_leave_the_other_waiting(broken):
     assert all("error: the logits of clip" in err for _, _, err in outputs)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_without_a_common_folder_all_stop(workdir, tmp_path):
     # Each takes the relative path in a folder of its own, as on two hosts.
     homes = [tmp_path / name for name in ("one", "other")]

@@ -205,7 +205,7 @@ def test_every_process_writes_its_trace(tmp_path, tiny_config):
     assert [steps_in(path) for path in traces] == [[3], [3]]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_start_says_what_has_changed(tmp_path, tiny_config, capsys):
     flags = ["--config.model.scan=sequential"]
     for steps in (1, 2):

@@ -67,12 +67,15 @@ class Case:
     run: object  # (params, x, state) -> (y, state), compiled.
 
 
-# What is inside the Fourier transform is tested in tests/ops.
-SLOW = {"s4_fft": pytest.mark.slow}
+# What is inside these is tested in tests/ops.
+RARELY = ("rg_lru_real", "lru_real", "attention", "s4_fft", "mamba_complex")
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=SLOW.get(name, ())) for name in VARIANTS]
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.nightly if name in RARELY else ()) for name in VARIANTS
+    ],
 )
 def case(request):
     config = VARIANTS[request.param]
@@ -116,6 +119,7 @@ def test_parts_equal_whole(case, size):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", ["rg_lru", "attention_local", "s4", "mamba"], indirect=True)
 def test_parts_of_time_on_devices_equal_whole(case):
     """Outputs, last state and gradients, from a state in the middle of a sequence."""
     rng = np.random.default_rng(4)

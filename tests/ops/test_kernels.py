@@ -25,7 +25,21 @@ SHAPES = [(1, 1, 1), (1, 2, 3), (3, 16, 1), (2, 61, 130), (1, 100, 256)]
 GRID = [(shape, 16) for shape in SHAPES] + [((2, 2500, 5), 1024), ((1, 500, 128), 1024)]
 CASES = [(kind, "float32", *case) for kind in KINDS for case in GRID]
 CASES += [(kind, "bfloat16", *case) for kind in KINDS for case in (GRID[0], *GRID[2:6:2], GRID[5])]
-over_shapes = pytest.mark.parametrize(("kind", "dtype", "shape", "block"), CASES)
+# Each shape once, and each other kind and type.
+OFTEN = {
+    ("complex", "float32"): GRID,
+    ("real", "float32"): GRID[-1:],
+    ("complex", "bfloat16"): GRID[:1],
+}
+over_shapes = pytest.mark.parametrize(
+    ("kind", "dtype", "shape", "block"),
+    [
+        pytest.param(
+            *case, marks=() if case[2:] in OFTEN.get(case[:2], ()) else pytest.mark.nightly
+        )
+        for case in CASES
+    ],
+)
 
 
 def numbers(rng, shape, kind, dtype):

@@ -133,7 +133,9 @@ def test_selective_scan_compiles(topology, shape, states, dtype, kind):
         assert report.work.hbm_bytes <= 1.02 * 11 * plane and report.temp_bytes <= 0.01 * plane
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("s4", 6400), ("s4d", 1600)])
+@pytest.mark.parametrize(
+    ("kind", "steps"), [pytest.param("s4", 6400, marks=pytest.mark.nightly), ("s4d", 1600)]
+)
 def test_state_spaces_compile(kind, steps):
     """A layer of SaShiMi, forward and backward: chunks go through no array of all steps' states.
 

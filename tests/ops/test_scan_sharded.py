@@ -59,7 +59,12 @@ def test_states_are_those_of_the_whole(sequence, time, implementation, interpret
 
 
 @pytest.mark.parametrize(
-    ("implementation", "complex"), [("sequential", True), ("fused", True), ("fused", False)]
+    ("implementation", "complex"),
+    [
+        ("sequential", True),
+        ("fused", True),
+        pytest.param("fused", False, marks=pytest.mark.nightly),
+    ],
 )
 def test_gradients_of_rg_lru_are_those_of_one_device(implementation, complex, interpreted_kernels):
     rng = np.random.default_rng(0)

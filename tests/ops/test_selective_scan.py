@@ -139,7 +139,7 @@ def test_gradients_equal_differences_of_the_loop(kind):
 @pytest.mark.parametrize(
     ("implementation", "kind", "shape"),
     [
-        ("associative", "real", (2, 9, 3, 2)),
+        pytest.param("associative", "real", (2, 9, 3, 2), marks=pytest.mark.nightly),
         ("associative", "complex", (2, 9, 3, 2)),
         # Three blocks of 16 of which the last is padded; then two groups of channels.
         ("fused", "real", (2, 37, 3, 2)),

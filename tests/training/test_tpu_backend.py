@@ -38,7 +38,9 @@ def test_baseline_step_compiles_for_v5e_2x2(tpu_compiler):
 
 
 # Whole S4 takes minutes to compile; the other baselines are compiled in small below.
-@pytest.mark.parametrize("name", ["mamba", "attention_local"])
+@pytest.mark.parametrize(
+    "name", ["mamba", pytest.param("attention_local", marks=pytest.mark.nightly)]
+)
 def test_baseline_systems_compile_for_v5e_2x2(name, tpu_compiler):
     """As published, but with one layer at each level, of which others are repetitions."""
     experiment = make_experiment(named_config(f"baselines/{name}"))

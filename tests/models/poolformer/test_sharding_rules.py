@@ -19,8 +19,8 @@ def shapes_of(config):
         {},
         {"temporal_convolution": True, "num_classes": 10, "embedding": "table"},
         {"mixer": LRUConfig(), "embedding": "mlp", "norm": "rms_norm", "pool_groups": 1},
-        {"mixer": AttentionConfig(bias=True)},
-        {"mixer": MambaConfig(complex=True)},
+        pytest.param({"mixer": AttentionConfig(bias=True)}, marks=pytest.mark.nightly),
+        pytest.param({"mixer": MambaConfig(complex=True)}, marks=pytest.mark.nightly),
     ],
     ids=["baseline", "with all", "with others", "attention", "mamba"],
 )

@@ -49,7 +49,16 @@ OPTIONS = {
 CONFIGS = {name: dataclasses.replace(UNET, **options) for name, options in OPTIONS.items()}
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+OFTEN = ("labels", "s4", "centre")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name, marks=() if name in OFTEN else pytest.mark.nightly)
+        for name, config in CONFIGS.items()
+    ],
+)
 def test_logits_equal_oracle(config):
     model, params = config.build(), random_params(config)
     codes, labels = random_codes(config, 18), random_labels(config)
@@ -61,7 +70,7 @@ def test_logits_equal_oracle(config):
     np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_stepped_and_cut_logits_of_s4_equal_the_whole():
     steps = 80  # A chunk of S4 and a part of one.
     config = dataclasses.replace(UNET, mixer=S4Config(), pool_factors=(4, 4), layers=(1, 1, 1))
@@ -90,7 +99,7 @@ def test_stepped_and_cut_logits_of_s4_equal_the_whole():
         np.testing.assert_allclose(ours, whole, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_gradients_do_not_depend_on_what_is_recomputed():
     """Other ways to recompute are those of the blocks, which all backbones share."""
     codes = random_codes(UNET, 12)
