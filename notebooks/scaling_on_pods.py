@@ -15,12 +15,11 @@
 # %pip install -q "poolformer_jax[digits,report,tpu]"
 
 # %%
-import html
 import logging
 import os
 
 import jax
-from IPython.display import HTML, display
+from IPython.display import display
 
 from poolformer_jax import experiment as ex
 
@@ -54,9 +53,7 @@ if jax.default_backend() != "tpu":
 
 # %%
 if jax.default_backend() != "tpu":
-    with open("scaling.html") as file:
-        page = html.escape(file.read())
-    display(HTML(f'<iframe srcdoc="{page}" width="100%" height="600"></iframe>'))
+    display(ex.show_page("scaling.html"))
 
 # %% [markdown]
 # On a pod, every host runs one command; see `docs/pods.md` for creating slices and preemption.

@@ -43,7 +43,7 @@ _NAMES = {
     "playing": ("play",),
     "scoring": ("score_samples",),
     "pages": ("plot_loss", "write_report"),
-    "notebook": ("LivePlot", "describe_devices", "show_clips"),
+    "notebook": ("LivePlot", "describe_devices", "show_clips", "show_page"),
     "scaling": ("plot_scaling", "read_scaling", "report_scaling"),
     "compilation": ("compile_for_tpu",),
     "compilation_report": ("describe_compiled",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import pathlib
 from collections.abc import Sequence
@@ -52,6 +53,21 @@ def show_clips(
         pairs = zip(names, clips, strict=True)
         shown = [Clip(name=name, pcm=pcm, sample_rate=SAMPLE_RATE) for name, pcm in pairs]
         return Html(page.embedded(page.players(shown)))
+
+
+def show_page(path: str | os.PathLike[str], height: int = 600) -> Html:
+    """A page that the package wrote, such as scores or compiled programs, in a frame.
+
+    Args:
+      path: Of the HTML file.
+      height: Of the frame, in pixels; what is below is scrolled to.
+
+    Raises:
+      UserError: If there is no such file.
+    """
+    with user_errors():
+        page = html.escape(pathlib.Path(path).read_text(encoding="utf-8"))
+        return Html(f'<iframe srcdoc="{page}" width="100%" height="{height}"></iframe>')
 
 
 class LivePlot:

@@ -95,6 +95,8 @@ class TrainConfig:
       eval_every: Steps between evaluations of the whole validation split.
       eval_batch_size: Clips per evaluation step, over all devices.
       checkpoint_every: Steps between checkpoints; one follows every evaluation as well.
+      checkpoint_minutes: After so many minutes without a checkpoint the next line of progress is
+        followed by one, for machines that are taken away; None counts steps alone.
 
     Raises:
       ValueError: On construction, for a value that cannot work.
@@ -131,6 +133,7 @@ class TrainConfig:
     eval_every: int = 973
     eval_batch_size: int = 32
     checkpoint_every: int = 973
+    checkpoint_minutes: float | None = None
 
     def __post_init__(self):
         check_types(self)
@@ -147,7 +150,9 @@ class TrainConfig:
             "checkpoint_every",
         )
         check_at_least(self, 0, "warmup_steps", "weight_decay", "plateau_patience", "onset_weight")
-        check_positive(self, "learning_rate", "clip_norm", "skip_norm", "plateau_factor")
+        check_positive(
+            self, "learning_rate", "clip_norm", "skip_norm", "plateau_factor", "checkpoint_minutes"
+        )
         check_fraction(
             self, "beta1", "beta2", "momentum", "ema_decay", "label_dropout", "plateau_factor"
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from poolformer_jax import sharding
@@ -95,6 +96,7 @@ class Trainer:
         abstract = sharding.abstract_state(mesh, init, rules)
         restored = self.checkpointer.restore(abstract)
         self.saved_step = None if restored is None else int(restored[0].step)
+        self.saved_at = time.monotonic()
         self.writer = MetricWriter(
             workdir,
             start_step=self.saved_step,
@@ -185,9 +187,18 @@ class Trainer:
 
     @property
     def checkpoint_is_due(self) -> bool:
-        """Every `checkpoint_every` steps, after evaluations, at the end, and when asked to stop."""
+        """Every `checkpoint_every` steps, after evaluations, at the end, and when asked to stop.
+
+        And every `checkpoint_minutes`, by the clock of the first process.
+        """
         due = self.step % self.config.checkpoint_every == 0 or self.progress.validation is not None
-        return (due and self.step > 0) or self.at_end or self.stopping
+        if self.at_end or self.stopping or not self.step:
+            return self.at_end or self.stopping
+        minutes = self.config.checkpoint_minutes
+        if due or minutes is None or not self.report_is_due(self.step):
+            return due
+        waited = np.array(time.monotonic() - self.saved_at)
+        return bool(multihost_utils.broadcast_one_to_all(waited) >= 60 * minutes)
 
     def check_stop(self) -> None:
         """Asks all processes whether the run is to stop at this step."""
@@ -219,7 +230,7 @@ class Trainer:
         if self.consecutive_skips and self.outcome is None:
             return  # The parameters may be the fault: keep the checkpoints from before.
         self.checkpointer.save(self.state, self.progress)
-        self.saved_step = self.step
+        self.saved_step, self.saved_at = self.step, time.monotonic()
         self.unnoted.add(self.step)
         self.speed.leave_out(self.step)
 

@@ -121,6 +121,12 @@ def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch, caplog)
     with pytest.raises(ex.UserError, match="1 names for 2 clips"):
         ex.show_clips([tone, tone], ["a"])
 
+    (tmp_path / "page.html").write_text('<p title="é">1 &lt; 2</p>', encoding="utf-8")
+    frame = ex.show_page(tmp_path / "page.html", height=80)._repr_html_()
+    assert 'srcdoc="&lt;p title=&quot;é&quot;&gt;1 &amp;lt; 2&lt;/p&gt;" width' in frame
+    with pytest.raises(ex.UserError, match=r"nothing\.html"):
+        ex.show_page(tmp_path / "nothing.html")
+
     plots = []
 
     def display(plot, display_id=None):

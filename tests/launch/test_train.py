@@ -69,6 +69,7 @@ def test_two_processes_train_like_one_stop_together_and_resume_on_another_mesh(
 ):
     flags = train_flags(tmp_path, tiny_config)
     sharded = ["--config.mesh.fsdp=4", "--config.train.num_steps=1000000"]
+    sharded += ["--config.train.checkpoint_minutes=0.02"]  # By a clock that they agree on.
     pod = start_pod("train", 2, *flags, *sharded, devices=4)
     try:
         wait_for_step(pod[0], 30)

@@ -51,6 +51,20 @@ def test_run_evaluates_saves_and_writes(whole):
     assert list((workdir / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, [2, 4, 6]), (1_000.0, [6])])
+def test_checkpoints_follow_the_clock_at_lines_of_progress(tmp_path, minutes, steps, monkeypatch):
+    saved, save = [], Checkpointer.save
+
+    def note(self, state, progress):
+        saved.append(int(state.step))
+        save(self, state, progress)
+
+    monkeypatch.setattr(Checkpointer, "save", note)
+    recipe = {"log_every": 2, "eval_every": 100, "checkpoint_every": 100}
+    run(tmp_path, train_config=dataclasses.replace(TRAIN, **recipe, checkpoint_minutes=minutes))
+    assert saved == steps
+
+
 @pytest.mark.parametrize(
     "stop_at", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 5))]
 )
