@@ -26,6 +26,7 @@ from poolformer_jax import experiment as ex
 FAST = "POOLFORMER_NOTEBOOK_FAST" in os.environ  # A minute in all, to test this notebook.
 logging.basicConfig(format="%(message)s")
 logging.getLogger("poolformer_jax").setLevel("INFO")
+logging.getLogger("absl").setLevel("ERROR")  # Orbax tells every option that it sets.
 print(ex.describe_devices())
 
 # %% [markdown]
