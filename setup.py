@@ -1,6 +1,6 @@
 """Metadata and dependencies of poolformer_jax; the tools' settings are in pyproject.toml.
 
-How to read the bounds: the LOWER ones are installed together and the tests of the model, training
+How to read the bounds: the LOWER ones are installed together and the main tests of models, training
 and sampling run on them at every change (`.ci/run oldest`; `.ci/oldest.txt` pins them). None is
 above what the TPU image of Colab has, so that installing this package there replaces neither JAX
 nor NumPy under the running notebook. The UPPER bounds admit the newest releases, on which all

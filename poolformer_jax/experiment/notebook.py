@@ -1,4 +1,4 @@
-"""What a notebook shows inline: clips to listen to, and a run while it trains."""
+"""What a notebook shows inline: clips to listen to, pages, and a run while it trains."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def stacked(layer: type[nn.Module], execution: ExecutionConfig, num_layers: int)
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         length=num_layers,
-        check_constancy_invariants=False,  # Would trace each stack twice.
+        check_constancy_invariants=False,  # The check would trace each stack twice.
     )
 
 

@@ -19,6 +19,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 
 from poolformer_jax import sharding
+from poolformer_jax.layers.config import on_platform
 from poolformer_jax.layers.initialization import Parameter, draw_parameters, list_parameters
 from poolformer_jax.models.config import SequenceModelConfig, check_length
 from poolformer_jax.ops.categorical import draw_codes, guide_logits, log_probs_of
@@ -238,9 +239,9 @@ class Autoregressive:
 
 @functools.cache
 def _parameters(model: Autoregressive) -> list[Parameter]:
-    """How the parameters are drawn; found out by a trace, the shortest of which is a CPU's."""
+    """How the parameters are drawn; found out by a trace for a CPU, which is the shortest."""
     codes = jnp.zeros((1, model.chunk_multiple), jnp.int32)
-    network = model.network_type(dataclasses.replace(model.config, platform="cpu"))
+    network = model.network_type(on_platform(model.config, "cpu"))
     return list_parameters(network, codes, model.init_state(1))
 
 

@@ -16,7 +16,7 @@ def train(trainer: Trainer) -> Outcome:
             trainer.check_stop()
             if trainer.evaluation_is_due:
                 trainer.evaluate()
-            if trainer.checkpoint_is_due:
+            if trainer.checkpoint_is_due():
                 trainer.save()
             if trainer.outcome is not None:
                 return trainer.conclude()

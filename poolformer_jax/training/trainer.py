@@ -185,11 +185,10 @@ class Trainer:
         due = self.step % self.config.eval_every == 0 or self.at_end
         return due and not self.stopping and self.progress.validation is None
 
-    @property
     def checkpoint_is_due(self) -> bool:
         """Every `checkpoint_every` steps, after evaluations, at the end, and when asked to stop.
 
-        And every `checkpoint_minutes`, by the clock of the first process.
+        Also at the first line of progress after `checkpoint_minutes`, by the clock of process 0.
         """
         due = self.step % self.config.checkpoint_every == 0 or self.progress.validation is not None
         if self.at_end or self.stopping or not self.step:

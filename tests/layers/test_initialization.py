@@ -30,6 +30,16 @@ WHOLE = dataclasses.replace(
 )
 
 
+def test_parameters_are_the_same_on_every_platform():
+    for scan in ("auto", "fused", "pallas"):
+        model = dataclasses.replace(WHOLE, platform="tpu", scan=scan).build()
+        codes = jnp.zeros((1, 2), jnp.int32)
+        init = model.network_type(model.config).init
+        expected = jax.eval_shape(init, jax.random.key(0), codes, model.init_state(1))["params"]
+        found = jax.eval_shape(model.init_params, jax.random.key(0))
+        assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, expected)
+
+
 @pytest.mark.parametrize("config", [SMALL, pytest.param(WHOLE, marks=pytest.mark.slow)])
 def test_parameters_are_those_that_flax_draws(config):
     model, key = config.build(), jax.random.key(3)

@@ -68,6 +68,7 @@ class Case:
 
 
 # What is inside these is tested in tests/ops.
+SPLIT_OFTEN = ("rg_lru", "attention_local", "s4", "mamba")
 RARELY = ("rg_lru_real", "lru_real", "attention", "s4_fft", "mamba_complex")
 
 
@@ -119,7 +120,14 @@ def test_parts_equal_whole(case, size):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["rg_lru", "attention_local", "s4", "mamba"], indirect=True)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=() if name in SPLIT_OFTEN else pytest.mark.nightly)
+        for name in VARIANTS
+    ],
+    indirect=True,
+)
 def test_parts_of_time_on_devices_equal_whole(case):
     """Outputs, last state and gradients, from a state in the middle of a sequence."""
     rng = np.random.default_rng(4)

@@ -41,8 +41,8 @@ CONFIGS = {
         scan="sequential",
     ),
 }
-# The systems of configs/baselines/, as wide as their heads want. Those of the same parts as another
-# are left out: SaShiMi is above, its tied matrices and the larger Mamba are sizes.
+# The systems of configs/baselines/, as wide as their heads want. Tied matrices and the larger Mamba
+# are sizes, and left out.
 BASELINES = {
     name: dataclasses.replace(
         make_experiment(named_config(f"{name}:digits")).model,
@@ -56,7 +56,7 @@ BASELINES = {
     )
     for name in named_configs()
     if name.startswith("baselines/")
-    and name.removeprefix("baselines/") not in ("sashimi", "sashimi_tied", "mamba_large")
+    and name.removeprefix("baselines/") not in ("sashimi_tied", "mamba_large")
 }
 OFTEN = ("baselines/attention_local", "baselines/poolformer_mamba")
 CLIPS = 2
@@ -127,7 +127,7 @@ def test_initial_parameters_are_float32_and_follow_the_key(case):
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(shapes), strict=True)
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     assert count_params(case.model) == sum(leaf.size for leaf in leaves)
-    # State matrices of S4 and decays of Mamba start from constants.
+    # Not all others are drawn: some start from constants.
     kernels = [i for i, path in enumerate(paths) if path[-1].key == "kernel"]
     largest = max(kernels, key=lambda i: leaves[i].size)
 

@@ -76,8 +76,15 @@ def test_random_models_equal_oracle(options):
             "width_growth": 2,
             "pool_groups": 2,
         },
+        {
+            "mixer": RGLRUConfig(recurrent_width=8, num_gate_blocks=2, complex=False),
+            "unet": False,
+            "gating": False,
+            "norm": "rms_norm",
+            "embedding": "mlp",
+        },
     ],
-    ids=["labels", "lru"],
+    ids=["labels", "lru", "real"],
 )
 def test_nested_models_equal_oracle(options):
     check_against_oracle(PoolformerConfig(**SMALL | options))

@@ -49,7 +49,7 @@ OPTIONS = {
 CONFIGS = {name: dataclasses.replace(UNET, **options) for name, options in OPTIONS.items()}
 
 
-OFTEN = ("labels", "s4", "centre")
+OFTEN = ("autoregressive", "s4", "centre")
 
 
 @pytest.mark.parametrize(
