@@ -59,7 +59,7 @@ smoke: $(VENV)/.stamp-quickstart  ## Runs the quickstart in miniature, in a temp
 	rm -rf $(SMOKE_DIR)
 
 clean:  ## Removes the environment, the documentation and the tools' caches; keeps runs and data.
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

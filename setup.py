@@ -91,6 +91,7 @@ setup(
         "docs": [
             "mkdocs>=1.6.1,<2",
             "mkdocs-material>=9.8.2,<10",
+            "mkdocs-jupyter>=0.26.3,<0.27",
             "mkdocstrings>=1.0.8,<2",
             "mkdocstrings-python>=2.0.11,<3",
             *_RUFF,  # Formats the signatures.

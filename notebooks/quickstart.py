@@ -17,6 +17,9 @@
 # %%
 # %pip install -q "poolformer_jax[digits,report]"
 
+# %% [markdown]
+# What JAX computes on; a TPU that is there and not used ends the cell with an error.
+
 # %%
 import logging
 import os
@@ -83,7 +86,8 @@ ex.show_clips(clips)
 # Score a folder of clips with the classifier of digits: FID, Inception Score and others.
 
 # %%
-samples = ex.sample(WORKDIR, num_clips=20 if FAST else 256, length=1_600 if FAST else 16_000)
+length = 1_600 if FAST else 16_000
+samples = ex.sample(WORKDIR, num_clips=20 if FAST else 256, length=length, overwrite=True)
 scores = ex.score_samples(samples, workdir=WORKDIR, bootstrap=0, num_cells=2 if FAST else 50)
 for found in scores.sets:
     metrics = found.metrics

@@ -91,7 +91,7 @@ class LivePlot:
 
     def __call__(self, step: int) -> None:
         """Shows where the run stands at a step."""
-        from IPython.display import display  # type: ignore[import-not-found]
+        from IPython.display import display
 
         from poolformer_jax.pages import html as page
 
