@@ -54,6 +54,7 @@ ex.show_clips(clips, [words[label] for label in labels])
 config = ex.named_config("digits")
 config.model.platform = jax.default_backend()
 if FAST:
+    config.model.pool_factors, config.model.layers = (16,), (1, 1)
     config.data.name = "digits_tiny"
     config.train.num_steps, config.train.log_every, config.train.eval_every = 20, 5, 20
 experiment = ex.make_experiment(config)
