@@ -32,7 +32,7 @@ print(ex.describe_devices())
 # ## A gated linear recurrence
 # `h_t = a_t h_{t-1} + sqrt(1 - |a_t|^2) u_t`: the decay says how long a sample is remembered, and
 # the square root keeps the size of the state. `a` near 1 remembers long, and a complex one turns as
-# it forgets: it remembers a pitch. Try 0.5, 0.999, or another angle.
+# it forgets: it responds to one frequency. Try 0.5, 0.999, or another angle.
 
 # %%
 u = np.random.default_rng(0).normal(size=400)
@@ -81,14 +81,14 @@ decay, inputs = jnp.full(400, 0.9), jnp.sqrt(1 - 0.9**2) * jnp.asarray(u)
 _, parallel = jax.lax.associative_scan(combine, (decay, inputs))
 one_by_one = np.zeros(400)
 for t in range(400):
-    one_by_one[t] = 0.9 * one_by_one[t - 1] + inputs[t] if t else inputs[0]
+    one_by_one[t] = decay[t] * one_by_one[t - 1] + inputs[t] if t else inputs[0]
 print(f"largest difference: {np.abs(parallel - one_by_one).max():.1e}")
 
 # %% [markdown]
 # ## Pooling is causal
 # A level below sees a window only when it is complete, so what is pooled up arrives a window late.
-# Change one code at a time and see which log-probabilities move: none above the diagonal. Try other
-# pool factors.
+# Change one code at a time and see which log-probabilities move: none above the diagonal. Try the
+# factors `(8,)` with the layers `(1, 1)`.
 
 # %%
 config = ex.named_config("digits")
@@ -118,8 +118,8 @@ print("above the diagonal:", np.triu(influence, 1).sum(), "below:", np.tril(infl
 
 # %% [markdown]
 # ## State and streaming
-# The state is all that the model remembers. Reading in two chunks gives what one chunk gives; try
-# to cut at another multiple of 8, the product of the pools.
+# The state is all that the model remembers. Reading in two chunks gives what one chunk gives, up to
+# rounding. Try to cut at 8, the product of the pools, instead of 16.
 
 # %%
 whole, _ = read(params, codes, model.init_state(1))
@@ -137,10 +137,10 @@ print(f"the state holds {size:,} numbers, however long the sequence is")
 speaker, trained = ex.load_pretrained("digits")
 exponent = speaker.model.mixer.decay_exponent
 figure, axes = plt.subplots(figsize=(9, 3))
-for name in ("pre", "post"):
+for name, where in (("pre", "before"), ("post", "after")):
     mixer = trained["backbone"][name]["layers"]["mixer"]["rg_lru"]
     rate = exponent * np.log1p(np.exp(np.ravel(mixer["decay"])))  # -log|a| with an open gate
-    axes.hist(np.log10(1_000 / 16_000 / rate), bins=30, alpha=0.6, label=f"{name} the pool")
+    axes.hist(np.log10(1_000 / 16_000 / rate), bins=30, alpha=0.6, label=f"{where} the pool")
 axes.set(xlabel="log10 of milliseconds until 1 / e is left, gate open", ylabel="channels")
 axes.legend()
 plt.show()

@@ -11,7 +11,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/poolformer_jax/blob/main/notebooks/poolformer_on_sc09.ipynb)
 #
 # The published recipe. A free chip is taken away after some hours: the workdir is on Drive, and the
-# next session goes on where it was. The first cell installs on the image's own Python and JAX.
+# next session goes on where it was. The first cell installs on the image's own Python and JAX, and
+# the libtpu that this JAX asks for.
 
 # %%
 # %pip install -q "poolformer_jax[digits,download,report,tpu]"
@@ -60,13 +61,15 @@ else:
 
 # %% [markdown]
 # The published configuration. Its 32 clips go through the chip one by one, so it fits any. On a CPU
-# the training cell ends with an error: the recipe would take years there. Drive keeps deleted
-# checkpoints in its trash: empty it now and then.
+# the training cell ends with an error: the recipe would take years there. A checkpoint has
+# about 120 MB, and Drive keeps deleted ones in its trash: every ten epochs there is one, or after ten
+# minutes, about what a disconnect loses. Empty the trash once in a while.
 
 # %%
 config = ex.named_config("digits" if FAST else "sc09")
 config.data.name, config.data.data_dir = NAME, DATA_DIR
-config.train.checkpoint_minutes = 5.0  # All that a disconnect costs.
+config.train.eval_every = config.train.checkpoint_every = 10 * 973
+config.train.checkpoint_minutes = 10.0
 if FAST or jax.default_backend() == "gpu":
     config.model.platform = jax.default_backend()
 if FAST:
@@ -76,8 +79,8 @@ if FAST:
 experiment = ex.make_experiment(config)
 
 # %% [markdown]
-# Does it fit, and how long does a step take at least? On a machine without a TPU, this compiles for
-# chips that are not there: 69 ms on v5e and 15 ms on v6e by the roofline, so the whole recipe takes
+# Does it fit, and how long does a step take at least? On a CPU, this compiles for chips
+# that are not there: 69 ms on v5e and 15 ms on v6e by the roofline, so the whole recipe takes
 # at least 9.4 and 2 hours. For another model, `find_batch=True` finds the largest batch that fits.
 
 # %%
@@ -116,8 +119,8 @@ ex.show_clips(clips)
 # | SaShiMi, 6.8M | 1.873 | 1.99 | 5.13 |
 #
 # Your own scores beside all that were published: they need 2,048 clips and the classifier of the
-# publications. `python -m launch.import_classifier resnext.pth --workdir=sc09_classifier` makes a
-# folder of it, which is named here; docs/scores.md says where it comes from.
+# publications. `ex.import_classifier("resnext.pth", "sc09_classifier")` makes a folder of it, which
+# is named here; docs/scores.md says where it comes from.
 
 # %%
 CLASSIFIER = None

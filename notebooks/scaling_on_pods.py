@@ -44,8 +44,8 @@ if FAST:
 experiment = ex.make_experiment(config)
 
 # %% [markdown]
-# One row for each program and slice: does it fit, and the roofline, the least time of a step. The
-# compiler and a TPU in use exclude each other: on a TPU this cell and the next do nothing.
+# All programs for the first slice, training for the others: does it fit, and the roofline, the least
+# time of a step. The compiler and a TPU in use exclude each other: on a TPU this cell and the next do nothing.
 
 # %%
 topologies = ["v5e:1x1", "v5e:2x2"] if FAST else ["v5e:1x1", "v5e:2x2", "v5e:2x4", "v5e:4x4"]
@@ -61,7 +61,8 @@ if jax.default_backend() != "tpu":
     display(ex.show_page("scaling.html"))
 
 # %% [markdown]
-# On a pod, every host runs the same command. From a clone, on your own machine
+# On a pod, every host runs the same command; the data set is in a bucket already. From a clone, on
+# your own machine
 # ([more](https://github.com/OWNER/poolformer_jax/blob/main/docs/pods.md)):
 #
 # ```sh
@@ -69,7 +70,8 @@ if jax.default_backend() != "tpu":
 # pod create --accelerator=v5litepod-16
 # pod install
 # pod train -- --config=sc09 --workdir=gs://BUCKET/runs/sc09 --data_dir=gs://BUCKET/data
-# pod delete
+# pod status  # It trains until every worker's exit status is 0.
+# pod delete  # Then.
 # ```
 
 # %% [markdown]

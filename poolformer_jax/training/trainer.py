@@ -190,12 +190,13 @@ class Trainer:
 
         Also at the first line of progress after `checkpoint_minutes`, by the clock of process 0.
         """
-        due = self.step % self.config.checkpoint_every == 0 or self.progress.validation is not None
         if self.at_end or self.stopping or not self.step:
             return self.at_end or self.stopping
+        if self.step % self.config.checkpoint_every == 0 or self.progress.validation is not None:
+            return True
         minutes = self.config.checkpoint_minutes
-        if due or minutes is None or not self.report_is_due(self.step):
-            return due
+        if minutes is None or not self.report_is_due(self.step):
+            return False
         waited = np.array(time.monotonic() - self.saved_at)
         return bool(multihost_utils.broadcast_one_to_all(waited) >= 60 * minutes)
 

@@ -8,16 +8,21 @@ import pytest
 from scipy.special import log_softmax
 
 from poolformer_jax import sharding
+from poolformer_jax.aot.chips import chip_of, describe_topology
+from poolformer_jax.aot.report import read_program
+from poolformer_jax.classifier import inference
 from poolformer_jax.classifier.clips import LabelledClips
 from poolformer_jax.classifier.config import ClassifierConfig
+from poolformer_jax.classifier.files import load_classifier
 from poolformer_jax.classifier.inference import (
     Classification,
     classify_audio,
     classify_labelled,
     front_end_hash,
 )
-from poolformer_jax.classifier.log_mel import log_mel, mel_filters
+from poolformer_jax.classifier.log_mel import CLIP_LENGTH, log_mel, mel_filters
 from poolformer_jax.classifier.network import classify
+from poolformer_jax.experiment.pretrained import pretrained_classifier
 from tests.classifier.random_classifier import random_classifier
 
 CONFIG = ClassifierConfig(kind="small", num_classes=3, mel_padding="constant")
@@ -138,3 +143,19 @@ def test_front_end_of_kept_references_has_the_same_hash(monkeypatch):
     assert front_end_hash(CONFIG) == (
         "16391766cd3c2c4f8f7bb7a5d25a63504ac1800e7e3c527793ed84fb92f111b9"
     )
+
+
+@pytest.mark.tpu_backend
+def test_the_classifier_that_comes_with_the_package_compiles_for_v5e(tpu_compiler):
+    saved = load_classifier(pretrained_classifier("digits"))
+    device = jax.sharding.SingleDeviceSharding(describe_topology("v5e:1x1")[0])
+    audio = np.zeros((64, CLIP_LENGTH), np.int16)
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        (saved.params, saved.stats, audio),
+    )
+    compiled = inference._classify.lower(saved.config, None, *arguments).compile()
+    report = read_program(compiled, chip_of("v5e:1x1"))
+    print(report)
+    # Measured: PEAK. The largest activations are those of all clips at the resolution of the mels.
+    assert report.peak_bytes <= 1e9

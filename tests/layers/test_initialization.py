@@ -30,7 +30,7 @@ WHOLE = dataclasses.replace(
 )
 
 
-def test_parameters_are_the_same_on_every_platform():
+def test_parameters_have_the_same_shapes_on_every_platform():
     for scan in ("auto", "fused", "pallas"):
         model = dataclasses.replace(WHOLE, platform="tpu", scan=scan).build()
         codes = jnp.zeros((1, 2), jnp.int32)
