@@ -157,5 +157,5 @@ def test_the_classifier_that_comes_with_the_package_compiles_for_v5e(tpu_compile
     compiled = inference._classify.lower(saved.config, None, *arguments).compile()
     report = read_program(compiled, chip_of("v5e:1x1"))
     print(report)
-    # Measured: PEAK. The largest activations are those of all clips at the resolution of the mels.
-    assert report.peak_bytes <= 1e9
+    # Measured: 88 MB, 18 of temporaries; the rest is for other compilers.
+    assert report.peak_bytes <= 1.1e8 and report.temp_bytes <= 2.5e7
