@@ -23,10 +23,9 @@ from tests.launch.runs import losses, train_flags
 
 CASES = int(os.environ.get("POOLFORMER_FAULTS", 0))
 # What comes to one of two processes, and to which.
-LOSSES = [(signal.SIGKILL, 0)]
+OFTEN, BY_NIGHT = [(signal.SIGKILL, 0)], [(signal.SIGSTOP, 1)]
 if CASES:
-    LOSSES += [(signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGSTOP, 1)]
-    LOSSES += [(signal.SIGTERM, 1), (signal.SIGINT, 0)]
+    BY_NIGHT += [(signal.SIGKILL, 1), (signal.SIGSTOP, 0), (signal.SIGTERM, 1), (signal.SIGINT, 0)]
 
 
 def arrays_of(workdir):
@@ -100,18 +99,24 @@ def test_killed_at_random_moments(tmp_path, tiny_config):
     assert_same_run(found, wanted)
 
 
-def start_two(workdir, tiny_config):
-    few = [f"--config.train.num_steps={7 * len(LOSSES)}", "--config.train.checkpoint_every=3"]
+def start_two(workdir, tiny_config, faults):
+    few = [f"--config.train.num_steps={7 * len(faults)}", "--config.train.checkpoint_every=3"]
     flags = train_flags(workdir, tiny_config, *few, "--config.mesh.fsdp=4")
     return start_pod("train", 2, *flags, devices=4, impatient=not CASES)
 
 
-@pytest.mark.slow
-def test_one_of_two_processes_is_lost(tmp_path, tiny_config):
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(OFTEN, id="often", marks=pytest.mark.slow),
+        pytest.param(BY_NIGHT, id="by night", marks=pytest.mark.nightly),
+    ],
+)
+def test_one_of_two_processes_is_lost(tmp_path, tiny_config, faults):
     """Also by the one that waits for it: process 0 knows at once, and its loss is known at once."""
     found, wanted = tmp_path / "found", tmp_path / "wanted"
-    for number, lost in LOSSES:
-        pod = start_two(found, tiny_config)
+    for number, lost in faults:
+        pod = start_two(found, tiny_config, faults)
         try:
             out = wait_for_steps(pod[0], 4)
             time.sleep(random.uniform(0.0, 0.5))
@@ -137,6 +142,6 @@ def test_one_of_two_processes_is_lost(tmp_path, tiny_config):
         if number == signal.SIGSTOP:
             assert lost_code not in (0, None) and lost_err.startswith("error: "), lost_err
     for workdir in (found, wanted):
-        outputs = [finish(process) for process in start_two(workdir, tiny_config)]
+        outputs = [finish(process) for process in start_two(workdir, tiny_config, faults)]
         assert [code for code, _, _ in outputs] == [0, 0], [err for _, _, err in outputs]
     assert_same_run(found, wanted)

@@ -67,8 +67,8 @@ class Case:
     run: object  # (params, x, state) -> (y, state), compiled.
 
 
-# What is inside these is tested in tests/ops.
 SPLIT_OFTEN = ("rg_lru", "attention_local", "s4", "mamba")
+# What is inside these is tested in tests/ops.
 RARELY = ("rg_lru_real", "lru_real", "attention", "s4_fft", "mamba_complex")
 
 

@@ -42,7 +42,15 @@ def banded_softmax(q, k, v, num_before, window, wavelength):
     return y
 
 
-@pytest.mark.parametrize(("kv_heads", "wavelength"), [(1, 100.0), (2, None)])
+@pytest.mark.parametrize(
+    ("kv_heads", "wavelength"),
+    [
+        (1, 100.0),
+        (2, None),
+        pytest.param(1, None, marks=pytest.mark.nightly),
+        pytest.param(2, 100.0, marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.parametrize("num_before", [0, 2])
 # Several blocks of queries and a part of one; a window longer than the sequence; one of itself.
 @pytest.mark.parametrize(("steps", "window"), [(23, 5), (7, 12), (4, 3), (3, 1)])
