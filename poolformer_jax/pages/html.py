@@ -146,12 +146,11 @@ def picture(
     return f"<figure>{_box(f'scroll {kind}'.strip(), image)}{note}</figure>"
 
 
-def player(clip: Clip, note: str = "", *, inline: bool = True) -> str:
+def player(clip: Clip, *, inline: bool = True) -> str:
     """A clip to listen to, with its waveform and spectrogram.
 
     Args:
       clip: The clip.
-      note: What else to say of it, behind its duration and rate.
       inline: Whether the HTML holds the sound; if not, it is looked for beside the page, as
         <name>.wav.
     """
@@ -159,23 +158,20 @@ def player(clip: Clip, note: str = "", *, inline: bool = True) -> str:
     source = f"{urllib.parse.quote(clip.name)}.wav"
     if inline:
         source = _inline(clip.encoded, "audio/wav")
-    facts = [f"{clip.seconds:.2f} s", f"{clip.sample_rate / 1000:g} kHz", *([note] if note else [])]
+    facts = [f"{clip.seconds:.2f} s", f"{clip.sample_rate / 1000:g} kHz"]
+    about = escape(" · ".join(facts + [clip.note] * bool(clip.note)))
     # A spectrogram hardly compresses: at this density it takes about 0.2 MB.
     spectrogram = picture(plot_clip(clip), f"Waveform and spectrogram of {clip.name}", dpi=110)
     return (
-        f"<article><header><b>{name}</b><span>{escape(' · '.join(facts))}</span></header>"
+        f"<article><header><b>{name}</b><span>{about}</span></header>"
         f"<audio controls preload='metadata' aria-label='{name}' src='{source}'></audio>"
         f"{spectrogram}</article>"
     )
 
 
-def players(
-    clips: Sequence[Clip], notes: Sequence[str] | None = None, *, inline: bool = True
-) -> str:
+def players(clips: Sequence[Clip], *, inline: bool = True) -> str:
     """Several of them side by side."""
-    notes = notes or [""] * len(clips)
-    pairs = zip(clips, notes, strict=True)
-    return _box("clips", *(player(clip, note, inline=inline) for clip, note in pairs))
+    return _box("clips", *(player(clip, inline=inline) for clip in clips))
 
 
 def _text(value: Any) -> str:

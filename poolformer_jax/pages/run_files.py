@@ -14,7 +14,7 @@ from jaxtyping import Float, Int16
 from poolformer_jax.audio.wav import format_wav, read_wav
 from poolformer_jax.buckets import AnyPath, as_path
 from poolformer_jax.files import read_json
-from poolformer_jax.sampling.folder import REAL_PREFIX
+from poolformer_jax.sampling.folder import REAL_PREFIX, TABLE_FILE, clip_name, read_table
 from poolformer_jax.training.metrics_file import METRICS_FILE, describe_lines, read_metrics
 
 _LOG = logging.getLogger(__name__)
@@ -32,12 +32,14 @@ class Clip:
       pcm: Its samples.
       sample_rate: In Hz.
       is_real: Whether it is a recording, and not generated.
+      note: What else a page says of it.
     """
 
     name: str
     pcm: Int16[np.ndarray, " t"]
     sample_rate: int = 16_000
     is_real: bool = False
+    note: str = ""
 
     @property
     def seconds(self) -> float:
@@ -92,14 +94,9 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         )
     training, validation = load_metrics(workdir)
     likelihood = workdir / "likelihood_test.json"
-    generated, real, pretrained = (
-        sorted((workdir / folder).glob(f"{kind}*.wav"))
-        for folder, kind in (
-            ("samples", "sample_"),
-            ("samples", REAL_PREFIX),
-            ("pretrained", "sample_"),
-        )
-    )
+    generated = sorted((workdir / "samples").glob("sample_*.wav"))
+    real = sorted((workdir / "samples").glob(f"{REAL_PREFIX}*.wav"))
+    pretrained = sorted((workdir / "pretrained").glob("sample_*.wav"))
     return Run(
         workdir=workdir,
         config=config,
@@ -107,9 +104,9 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         training=training,
         validation=validation,
         likelihood=_read_json(likelihood) if likelihood.exists() else None,
-        clips=[read_clip(path) for path in (*generated[:MAX_CLIPS], *real[:MAX_CLIPS])],
+        clips=[*_read_drawn(generated), *(read_clip(path) for path in real[:MAX_CLIPS])],
         num_generated=len(generated),
-        pretrained=[read_clip(path) for path in pretrained[:MAX_CLIPS]],
+        pretrained=_read_drawn(pretrained),
     )
 
 
@@ -128,11 +125,20 @@ def load_metrics(workdir: AnyPath) -> tuple[list[dict[str, Any]], list[dict[str,
     return _by_step(records, "train"), _by_step(records, "validation")
 
 
-def read_clip(path: AnyPath) -> Clip:
+def read_clip(path: AnyPath, note: str = "") -> Clip:
     """Reads a WAV file of a run; recordings have names that begin with `REAL_PREFIX`."""
     pcm, sample_rate = read_wav(path)
     is_real = path.name.startswith(REAL_PREFIX)
-    return Clip(name=path.stem, pcm=pcm, sample_rate=sample_rate, is_real=is_real)
+    return Clip(name=path.stem, pcm=pcm, sample_rate=sample_rate, is_real=is_real, note=note)
+
+
+def _read_drawn(paths: Sequence[AnyPath]) -> list[Clip]:
+    """The first of a folder's clips, each with the label it was drawn with, if that is known."""
+    if not paths or not (paths[0].parent / TABLE_FILE).exists():
+        return [read_clip(path) for path in paths[:MAX_CLIPS]]
+    labels = {clip_name(row.clip): row.label for row in read_table(paths[0].parent)}
+    notes = {name: f"label {label}" for name, label in labels.items() if label is not None}
+    return [read_clip(path, notes.get(path.name, "")) for path in paths[:MAX_CLIPS]]
 
 
 def read_numbers(records: Sequence[dict[str, Any]], key: str) -> Float[np.ndarray, " n"]:

@@ -48,15 +48,14 @@ def write_sample_page(
         f"From the least likely to the most likely under the model that drew them{spread}; bits "
         "are the mean over a clip's drawn samples."
     )
-    clips = [read_clip(clip_path(folder, row.clip)) for row in shown]
-    notes = [_describe(row) for row in shown]
+    clips = [read_clip(clip_path(folder, row.clip), _describe(row)) for row in shown]
     # Those of somebody else may be of any kind.
     recordings = [name for name in sorted(own_names(folder)) if name.startswith(REAL_PREFIX)]
     paths = [folder / name for name in recordings if (folder / name).is_file()]
     real = [read_clip(path) for path in paths[:MAX_CLIPS]]
     sections = [
         page.tiles(numbers),
-        page.section(heading, remark + _cards(clips, notes)),
+        page.section(heading, remark + _cards(clips)),
         *([page.section("Real clips, for comparison", _cards(real))] if real else []),
         page.section("Drawn with", page.table(page.facts(settings))),
     ]
@@ -65,9 +64,9 @@ def write_sample_page(
     return path
 
 
-def _cards(clips: Sequence[Clip], notes: Sequence[str] | None = None) -> str:
+def _cards(clips: Sequence[Clip]) -> str:
     inline = all(len(clip.encoded) <= _MAX_INLINE_BYTES for clip in clips)
-    return page.players(clips, notes, inline=inline)
+    return page.players(clips, inline=inline)
 
 
 def _describe(row: SampleRow) -> str:

@@ -169,21 +169,21 @@ def _clips(scores: Scores) -> str:
     text += " Heard as the classifier hears them: one second, 16 kHz, one channel."
     groups = []
     for kind, chosen in zip(kinds, choose_clips(goodness.astype(np.float64)), strict=True):
-        notes = []
+        heard = []
         for index in chosen:
             predicted = int(clips.predicted[index])
             probability = float(np.exp(clips.log_probs[index, predicted]))
             bits = "" if rows is None else f" · {rows[index].bits_per_sample:.3f} bits"
-            notes.append(f"{scores.class_names[predicted]} {probability:.0%}{bits}")
-        heard = [_read_clip(scores.samples.paths[index]) for index in chosen]
+            note = f"{scores.class_names[predicted]} {probability:.0%}{bits}"
+            heard.append(_read_clip(scores.samples.paths[index], note))
         heading = f"{kind}: {len(chosen)} of {len(clips.names):,}"
-        groups.append(page.group(heading, page.players(heard, notes)))
+        groups.append(page.group(heading, page.players(heard)))
     return page.caption(text) + "".join(groups)
 
 
-def _read_clip(path: pathlib.Path) -> Clip:
+def _read_clip(path: pathlib.Path, note: str) -> Clip:
     """As the classifier hears it."""
     (batch,) = read_clips(
         [path], num_samples=CLIP_LENGTH, sample_rate=SAMPLE_RATE, resample=True, batch_size=1
     )
-    return Clip(name=path.stem, pcm=to_pcm(batch.audio[0]), sample_rate=SAMPLE_RATE)
+    return Clip(name=path.stem, pcm=to_pcm(batch.audio[0]), sample_rate=SAMPLE_RATE, note=note)

@@ -31,6 +31,7 @@ from jaxtyping import Int16
 
 from poolformer_jax import own_files
 from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.buckets import AnyPath
 from poolformer_jax.files import read_json, write_json, write_whole
 
 SETTINGS_FILE = "settings.json"
@@ -82,7 +83,12 @@ def make_row(clip: int, *, seed: int, label: int | None, log_probs: np.ndarray) 
 
 def clip_path(folder: pathlib.Path, clip: int) -> pathlib.Path:
     """Where a clip is."""
-    return folder / f"sample_{clip:05d}.wav"
+    return folder / clip_name(clip)
+
+
+def clip_name(clip: int) -> str:
+    """Its file's name."""
+    return f"sample_{clip:05d}.wav"
 
 
 def own_names(folder: pathlib.Path) -> set[str]:
@@ -304,24 +310,23 @@ def clear(folder: pathlib.Path) -> None:
     own_files.remove(folder, filter(own.__contains__, order))
 
 
-def read_table(folder: pathlib.Path) -> list[SampleRow]:
+def read_table(folder: AnyPath) -> list[SampleRow]:
     """Reads the table of a complete folder, by ascending likelihood.
 
     Raises:
       FileNotFoundError: If there is none.
     """
-    with open(folder / TABLE_FILE, encoding="utf-8", newline="") as file:
-        return [
-            SampleRow(
-                clip=int(line["clip"]),
-                seed=int(line["seed"]),
-                label=int(line["label"]) if line["label"] else None,
-                num_samples=int(line["num_samples"]),
-                log_likelihood=float(line["log_likelihood"]),
-                bits_per_sample=float(line["bits_per_sample"]),
-            )
-            for line in csv.DictReader(file)
-        ]
+    return [
+        SampleRow(
+            clip=int(line["clip"]),
+            seed=int(line["seed"]),
+            label=int(line["label"]) if line["label"] else None,
+            num_samples=int(line["num_samples"]),
+            log_likelihood=float(line["log_likelihood"]),
+            bits_per_sample=float(line["bits_per_sample"]),
+        )
+        for line in csv.DictReader((folder / TABLE_FILE).read_text(encoding="utf-8").splitlines())
+    ]
 
 
 def _read_all_rows(folder: pathlib.Path, own: Collection[str]) -> dict[int, SampleRow]:

@@ -142,6 +142,26 @@ def test_players_hold_the_very_bytes_of_the_files(shown: pathlib.Path, page: str
     assert page.index("Real clips") < page.index("real_0")
 
 
+def test_clips_say_which_label_they_were_drawn_with(workdir: pathlib.Path):
+    (workdir / "samples" / "sample_0.wav").unlink()
+    for folder, labels in {"samples": [7, 3], "pretrained": [5, ""]}.items():
+        header = "clip,seed,label,num_samples,log_likelihood,bits_per_sample"
+        # The table is by likelihood.
+        rows = [f"{clip},0,{label},320,-700.0,3.2" for clip, label in enumerate(labels)][::-1]
+        for clip in range(2):
+            write_wav(workdir / folder / f"sample_{clip:05d}.wav", chirp(0.1, 9, 99), SAMPLE_RATE)
+        (workdir / folder / "log_likelihoods.csv").write_text("\n".join([header, *rows]) + "\n")
+    headers = re.findall(r"<header><b>(\w+)</b><span>([^<]+)</span>", page_of(workdir))
+    assert headers == [
+        ("sample_00000", "0.10 s · 16 kHz · label 7"),
+        ("sample_00001", "0.10 s · 16 kHz · label 3"),
+        ("real_0", "0.60 s · 16 kHz"),
+        ("real_1", "0.60 s · 16 kHz"),
+        ("sample_00000", "0.10 s · 16 kHz · label 5"),
+        ("sample_00001", "0.10 s · 16 kHz"),
+    ]
+
+
 def test_page_refers_to_nothing_outside_itself(page: str):
     text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert "http" not in text
