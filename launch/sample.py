@@ -46,7 +46,10 @@ _TOP_P = _float(
     "top_p", 1.0, "Draw from the fewest likeliest codes whose probabilities add up to this."
 )
 _NUM_REAL = _integer(
-    "num_real", 0, "Validation clips to write beside, as the model hears them.", lower_bound=0
+    "num_real",
+    0,
+    "Validation clips to write beside, as the model hears them, of the same labels in turn.",
+    lower_bound=0,
 )
 _DATA_DIR = command_line.define_data_dir(_FLAGS, "Folder of data sets; overrides the run's.")
 _SEED = command_line.define_seed(_FLAGS)

@@ -8,7 +8,7 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -73,7 +73,8 @@ def sample(
       seed: Of the draw; with a clip's number it decides the clip's randomness.
       step: Of the checkpoint, see `restore_params`.
       weights: The averaged parameters, or those that were trained.
-      num_real: Validation clips to write beside, as the model hears them.
+      num_real: Validation clips to write beside, as the model hears them; with `label`, in turn of
+        the classes that are drawn.
       data_dir: Folder of data sets, if it is another than the run's.
       overwrite: Whether to replace the clips of another draw; files of others are kept.
       distributed: Whether, or how, to connect several processes first; they all do the same.
@@ -133,7 +134,7 @@ def sample(
     process, num_processes = jax.process_index(), jax.process_count()
     with errors_of_all(distributed):
         batch_size = _choose_batch_size(batch_size, num_clips, mesh)
-        real = _read_real(data, num_real) if process == 0 else []
+        real = _read_real(data, num_real, label_of) if process == 0 else []
     agree(distributed, dict, after_work=True)
     with user_errors():
         params, number = restore_params(workdir, experiment, mesh, step=step, weights=weights)
@@ -264,14 +265,22 @@ def _open_folder(
     return folder, np.flatnonzero(~known)
 
 
-def _read_real(data: DataConfig, num_real: int) -> list[np.ndarray]:
-    """Validation clips, spread over the split, as the model hears them."""
+def _read_real(
+    data: DataConfig, num_real: int, label_of: Callable[[int], int | None]
+) -> list[np.ndarray]:
+    """Validation clips of the classes that are drawn, spread over the split, as the model hears."""
     if not num_real:
         return []
     from poolformer_jax.data.source import open_splits
 
     clips = open_splits(data)["validation"]
     count = min(num_real, len(clips))
-    pcm = [clips[index * len(clips) // count]["audio"] for index in range(count)]
+    chosen = [index * len(clips) // count for index in range(count)]
+    if label_of(0) is not None:
+        wanted = [label_of(number) for number in range(count)]
+        labels = np.array([clip["label"] for clip in clips])
+        left = {label: iter(np.flatnonzero(labels == label).tolist()) for label in {*wanted}}
+        chosen = [index for label in wanted if (index := next(left[label], None)) is not None]
+    pcm = [clips[index]["audio"] for index in chosen]
     codec, normalize = data.codec, data.normalize
     return [decode(encode(clip, codec=codec, normalize=normalize), codec=codec) for clip in pcm]

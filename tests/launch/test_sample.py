@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from poolformer_jax.audio.codec import decode, encode
 from poolformer_jax.audio.wav import write_wav
+from poolformer_jax.data.source import open_splits
 from poolformer_jax.lock import release_at_end, take_lock
 from tests.launch.processes import call, finish, mistake, start, start_pod
 from tests.launch.workdirs import make_workdir
@@ -30,7 +32,8 @@ def workdir(tmp_path_factory):
 def labelled(tmp_path_factory):
     """A model with classes, which also saw clips without one."""
     path = tmp_path_factory.mktemp("labelled") / "run"
-    return make_workdir(path, model={"num_classes": 10}, train={"label_dropout": 0.1})
+    sections = {"data": {"name": "digits_tiny"}, "train": {"label_dropout": 0.1}}
+    return make_workdir(path, model={"num_classes": 10}, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +208,19 @@ def test_prompt_is_continued_beside_real_clips(workdir, speech, tmp_path, tiny_c
 
 
 @pytest.mark.slow
-def test_labels_are_drawn_in_turn(labelled, tmp_path):
-    draw(labelled, tmp_path, "--num_samples=12", "--length=160", "--label=cycle", "--guidance=1.5")
+def test_labels_are_drawn_in_turn_beside_recordings_of_the_same(labelled, tmp_path, tiny_config):
+    flags = ["--num_samples=12", "--length=160", "--label=cycle", "--guidance=1.5"]
+    draw(labelled, tmp_path, *flags, "--num_real=12", f"--data_dir={tiny_config.data_dir}")
     rows = {int(row["clip"]): int(row["label"]) for row in rows_in(tmp_path)}
     assert rows == {clip: clip % 10 for clip in range(12)}
+    real = [wavfile.read(path)[1] for path in sorted(tmp_path.glob("real_*.wav"))]
+    clips = {label: [] for label in range(10)}
+    for clip in open_splits(tiny_config)["validation"]:
+        heard = decode(encode(clip["audio"], codec="mu_law", normalize=True), codec="mu_law")
+        clips[clip["label"]].append(heard)
+    assert len(real) == 12 and len({pcm.tobytes() for pcm in real}) == 12
+    for number, pcm in enumerate(real):
+        assert any(np.array_equal(pcm, clip) for clip in clips[number % 10])
 
 
 @pytest.mark.slow
