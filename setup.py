@@ -52,7 +52,7 @@ setup(
     install_requires=[
         f"jax{_JAX_BOUNDS}",
         "flax>=0.11.2,<0.13",
-        "optax>=0.2.5,<0.3",
+        "optax>=0.2.7,<0.3",
         "orbax-checkpoint>=0.11.25,<0.13",
         "tensorflow-datasets>=4.9.10,<4.10",  # Without TensorFlow. 4.9.9 breaks on new protobuf.
         "importlib_resources>=6.4,<8",  # TFDS imports it and doesn't declare it.

@@ -29,6 +29,7 @@ BATCH = DATA, FSDP
 # optimiser's moments and the average have paths that end alike and follow.
 Rules = Sequence[tuple[str, P]]
 REPLICATED: Rules = ((r".*", P()),)
+_OF_OPTIMIZER: Rules = ((r"/ns_coeffs$", P()),)  # Muon's polynomial, which is no parameter's.
 
 
 def make_mesh(
@@ -145,7 +146,7 @@ def state_sharding(mesh: Mesh, abstract_state: Any, rules: Rules = REPLICATED) -
         if leaf.ndim == 0:
             return replicated(mesh)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        rule = next((rule for rule in rules if re.search(rule[0], name)), None)
+        rule = next((rule for rule in (*_OF_OPTIMIZER, *rules) if re.search(rule[0], name)), None)
         if rule is None:
             raise ValueError(f"no sharding rule matches {name} {leaf.shape}; add one for it")
         pattern, spec = rule

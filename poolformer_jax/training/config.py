@@ -61,7 +61,8 @@ class TrainConfig:
       grad_accum_steps: Parts that a batch is computed in, one after the other; the same gradient
         with less memory. None is one clip of each device at a time: a TPU then keeps most of what
         it computes on the chip.
-      optimizer: `adamw`, or `sgd` with momentum.
+      optimizer: `adamw`; `muon`, which takes the matrices of layers by their momentum, made
+        orthogonal, and all else as `adamw`; or `sgd` with momentum.
       learning_rate: After the warm-up.
       warmup_steps: Steps of linear warm-up.
       schedule: What the rate does then: it is `constant`; falls to zero along half a `cosine` over
@@ -71,8 +72,9 @@ class TrainConfig:
       plateau_factor: By which it is lowered.
       beta1: AdamW's decay of the first moment.
       beta2: AdamW's decay of the second moment.
-      momentum: SGD's, of the sum of gradients.
-      weight_decay: On all parameters: AdamW's, or times the parameters added to SGD's gradient.
+      momentum: SGD's, of the sum of gradients, and Muon's, of their mean.
+      weight_decay: On all parameters: AdamW's and Muon's, or times the parameters added to SGD's
+        gradient.
       parameter_groups: Parameters with another learning rate or weight decay; of the groups that
         fit a parameter, the first counts.
       clip_norm: Global norm that gradients are scaled down to; None leaves them.
@@ -109,7 +111,7 @@ class TrainConfig:
     num_steps: int = 486_500
     batch_size: int = 32
     grad_accum_steps: int | None = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     warmup_steps: int = 1000
     schedule: Literal["constant", "cosine", "plateau"] = "constant"

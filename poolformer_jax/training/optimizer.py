@@ -1,4 +1,4 @@
-"""The optimiser: clipping by the global norm, AdamW or SGD, and the learning rate."""
+"""The optimiser: clipping by the global norm, AdamW, Muon or SGD, and the learning rate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import optax
 from jax import Array
 
 from poolformer_jax.training.config import ParameterGroup, TrainConfig
+
+_MATRIX = r"/layers/(?!.*convolution).*/kernel$"
+"""Paths of what Muon updates: a depthwise convolution is a kernel, and no matrix."""
 
 
 def make_schedule(config: TrainConfig) -> optax.Schedule:
@@ -39,7 +42,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     In SGD it is part of the gradient, as in PyTorch's.
 
     Raises:
-      ValueError: On `init`, if a group has no parameters.
+      ValueError: On `init`, if a group has no parameters, or Muon no matrix.
 
     Source: Loshchilov & Hutter 2019, arXiv:1711.05101; values from Gallo Fernandez 2025.
     """
@@ -50,6 +53,14 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
             parts.append(
                 optax.chain(
                     optax.scale_by_adam(config.beta1, config.beta2),
+                    _decay_weights(config),
+                    optax.scale_by_learning_rate(schedule),
+                )
+            )
+        case "muon":
+            parts.append(
+                optax.chain(
+                    _scale_by_muon(config),
                     _decay_weights(config),
                     optax.scale_by_learning_rate(schedule),
                 )
@@ -81,6 +92,44 @@ def learning_rate(config: TrainConfig, opt_state: Any, num_updates: Array) -> Ar
     """Rate of the next update."""
     rate = jnp.asarray(make_schedule(config)(num_updates))
     return rate * opt_state[-1].scale if config.schedule == "plateau" else rate
+
+
+def _scale_by_muon(config: TrainConfig) -> optax.GradientTransformation:
+    """The momentum of each matrix of a layer, made orthogonal; all other parameters by Adam.
+
+    A stack of layers has its matrices, and a block-diagonal gate its blocks, in the last two axes.
+    The updates are as large as Adam's, 0.2 in the mean square, so that one learning rate serves
+    both.
+
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025,
+    arXiv:2502.16982.
+    """
+
+    def kinds(params: Any) -> Any:
+        found = jax.tree_util.tree_map_with_path(
+            lambda path, _: "muon" if re.search(_MATRIX, _name(path)) else "adam", params
+        )
+        if "muon" not in jax.tree.leaves(found):
+            raise ValueError(
+                "train.optimizer 'muon' is for the matrices of layers, and this model has none; "
+                "use 'adamw'"
+            )
+        return found
+
+    def axes(updates: Any) -> Any:
+        of_matrix = optax.contrib.MuonDimensionNumbers
+        return jax.tree.map(lambda update: of_matrix(update.ndim - 2, update.ndim - 1), updates)
+
+    muon = optax.chain(
+        optax.contrib.scale_by_muon(beta=config.momentum, weight_dimension_numbers=axes),
+        optax.stateless(
+            lambda updates, params=None: jax.tree.map(
+                lambda update: 0.2 * max(update.shape[-2:]) ** 0.5 * update, updates
+            )
+        ),
+    )
+    adam = optax.scale_by_adam(config.beta1, config.beta2)
+    return optax.partition({"muon": muon, "adam": adam}, kinds)
 
 
 def _decay_weights(config: TrainConfig) -> optax.GradientTransformation:
@@ -116,8 +165,12 @@ def _scale_rates(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def _group_of(config: TrainConfig, path: Any) -> ParameterGroup | None:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = _name(path)
     return next((one for one in config.parameter_groups if re.search(one.pattern, name)), None)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _check_groups(config: TrainConfig, params: Any) -> None:

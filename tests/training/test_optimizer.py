@@ -1,4 +1,4 @@
-"""Groups of parameters with a learning rate and a weight decay of their own."""
+"""Muon, and groups of parameters with a learning rate and a weight decay of their own."""
 
 import dataclasses
 
@@ -13,7 +13,11 @@ from poolformer_jax.experiment.configuration import experiment_values
 from poolformer_jax.training.config import ParameterGroup, TrainConfig
 from poolformer_jax.training.optimizer import make_optimizer
 
-PARAMS = {"a": jnp.array([1.0, -2.0]), "b": {"bias": jnp.array([3.0]), "A_real": jnp.array([0.5])}}
+LAYERS = {"layers": {"mixer": {"kernel": jnp.array([[[1.0, 2.0], [0.0, 1.0]]])}}}
+PARAMS = {
+    "a": jnp.array([1.0, -2.0]),
+    "b": {"bias": jnp.array([3.0]), "A_real": jnp.array([0.5]), **LAYERS},
+}
 GRADS = jax.tree.map(lambda p: 0.25 * p + 1.0, PARAMS)
 GROUPS = (
     ParameterGroup(pattern="A_real$", learning_rate=0.01, weight_decay=0.0),
@@ -42,13 +46,58 @@ def alone(name, rate, decay, steps, optimizer):
     return params[name] if name == "a" else params["b"][name]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_each_group_is_trained_as_if_its_recipe_were_that_of_all(optimizer):
     """Through the warm-up, which scales all rates; the first group that fits counts."""
     ours = updates(dataclasses.replace(TRAIN, optimizer=optimizer), 6)
     for name, rate, decay in (("a", 0.1, 0.2), ("bias", 0.1, 0.5), ("A_real", 0.01, 0.0)):
         found = ours[name] if name == "a" else ours["b"][name]
         np.testing.assert_allclose(found, alone(name, rate, decay, 6, optimizer), rtol=1e-6)
+
+
+def made_orthogonal(matrix):
+    """Five steps of the quintic Newton-Schulz iteration."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        squared = x @ x.T
+        x = 3.4445 * x + (-4.775 * squared + 2.0315 * squared @ squared) @ x
+    return x
+
+
+def test_muon_takes_the_matrices_of_layers_and_adam_the_rest():
+    shapes = {
+        "stack/layers/mixer/gate/kernel": (2, 3, 6, 4),  # Two layers, three blocks.
+        "stack/layers/mlp/kernel": (2, 4, 5),
+        "stack/layers/mlp/bias": (2, 5),
+        "stack/layers/mixer/convolution/kernel": (2, 4, 3),
+        "pool/kernel": (4, 1, 3),
+        "head/kernel": (3, 7),
+    }
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    start = params
+    config = dataclasses.replace(TRAIN, parameter_groups=(), momentum=0.95)
+    muon, adam = (
+        make_optimizer(dataclasses.replace(config, optimizer=name)) for name in ("muon", "adamw")
+    )
+    tree = jax.tree.map(jnp.asarray, params)
+    state, adams, means = muon.init(tree), adam.init(tree), dict.fromkeys(shapes, 0.0)
+    for step in range(1, 4):
+        rate, grads = 0.1 * step / 4, {name: rng.normal(size=shapes[name]) for name in shapes}
+        updates, state = muon.update(grads, state, tree)
+        others, adams = adam.update(grads, adams, tree)
+        for name, update in updates.items():
+            mean = means[name] = 0.95 * means[name] + 0.05 * grads[name]
+            if not name.endswith(("gate/kernel", "mlp/kernel")):
+                np.testing.assert_array_equal(update, others[name], err_msg=name)
+                continue
+            mean = 0.95 * mean / (1 - 0.95 ** (step + 1)) + 0.05 * grads[name] / (1 - 0.95**step)
+            for index in np.ndindex(update.shape[:-2]):
+                size = 0.2 * max(update.shape[-2:]) ** 0.5
+                expected = size * made_orthogonal(mean[index]) + 0.2 * start[name][index]
+                np.testing.assert_allclose(update[index], -rate * expected, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match=r"'muon' is for the matrices of layers, and .* has none"):
+        muon.init({"logits": jnp.zeros((3, 3))})
 
 
 def test_a_rate_of_zero_freezes():

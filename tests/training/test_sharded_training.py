@@ -15,8 +15,8 @@ from tests.training.tiny import MODEL, TRAIN, make_batch, make_objective
 CONFIG = dataclasses.replace(TRAIN, batch_size=16)
 
 
-def train_on(mesh, workdir, objective, parts):
-    config = dataclasses.replace(CONFIG, grad_accum_steps=parts)
+def train_on(mesh, workdir, objective, parts, optimizer):
+    config = dataclasses.replace(CONFIG, grad_accum_steps=parts, optimizer=optimizer)
 
     def batches(start_example):
         for index in range(start_example // CONFIG.batch_size, 5):
@@ -51,15 +51,15 @@ def norm(tree):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("parts", "sizes", "dropout"),
+    ("parts", "sizes", "dropout", "optimizer"),
     [
-        pytest.param(2, {"fsdp": 4}, 0.2, id="split, sharded", marks=pytest.mark.nightly),
-        pytest.param(None, {"fsdp": 4}, 0.2, id="clip by clip, sharded"),
+        pytest.param(2, {"fsdp": 4}, 0.2, "adamw", id="split", marks=pytest.mark.nightly),
+        pytest.param(None, {"fsdp": 4}, 0.2, "muon", id="clip by clip"),
         # Masks of parts of clips are others.
-        pytest.param(None, {"fsdp": 2, "sequence": 2}, 0.0, id="clip by clip, sharded, along time"),
+        pytest.param(None, {"fsdp": 2, "sequence": 2}, 0.0, "adamw", id="along time"),
     ],
 )
-def test_eight_devices_train_like_one(tmp_path, parts, sizes, dropout):
+def test_eight_devices_train_like_one(tmp_path, parts, sizes, dropout, optimizer):
     # With weights the loss that is printed is another sum than that of the gradient. Samples that
     # the model draws are the same on all meshes.
     objective = dataclasses.replace(
@@ -68,9 +68,9 @@ def test_eight_devices_train_like_one(tmp_path, parts, sizes, dropout):
         sampled_inputs=0.5,
     )
     single = sharding.make_mesh(devices=jax.devices()[:1])
-    one = train_on(single, tmp_path / "one", objective, parts)
+    one = train_on(single, tmp_path / "one", objective, parts, optimizer)
     eight = sharding.make_mesh(MeshConfig(**sizes))
-    losses, params = train_on(eight, tmp_path / "eight", objective, parts)
+    losses, params = train_on(eight, tmp_path / "eight", objective, parts, optimizer)
     assert len(set(losses.tolist())) == 5
     np.testing.assert_allclose(losses, one[0], rtol=1e-6)
     difference = norm(jax.tree.map(np.subtract, params, one[1]))
