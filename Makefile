@@ -29,11 +29,11 @@ SMOKE_DIR = $(VENV)/smoke
 help:  ## Shows this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-quickstart: $(VENV)/.stamp-quickstart  ## Installs, lets a trained model speak, trains a small model on spoken digits, evaluates, samples, writes a report.
+quickstart: $(VENV)/.stamp-quickstart  ## Installs, lets a trained model speak, trains another to say the digits, evaluates, samples, writes a report.
 	$(VENV)/bin/python -m launch.sample --pretrained=digits --workdir=$(WORKDIR)/pretrained --out=$(WORKDIR)/pretrained --label=cycle --num_samples=10 --length=280ms --overwrite $(SPEAK_FLAGS)
-	$(VENV)/bin/python -m launch.train --config=configs/digits.py --workdir=$(WORKDIR) $(DATA_DIR_FLAG) $(TRAIN_FLAGS)
+	$(VENV)/bin/python -m launch.train --config=configs/digits_steady.py --workdir=$(WORKDIR) $(DATA_DIR_FLAG) $(TRAIN_FLAGS)
 	$(VENV)/bin/python -m launch.eval_likelihood --workdir=$(WORKDIR) --split=test $(DATA_DIR_FLAG) $(EVAL_FLAGS)
-	$(VENV)/bin/python -m launch.sample --workdir=$(WORKDIR) --num_samples=4 --length=1s --num_real=2 --overwrite $(DATA_DIR_FLAG) $(SAMPLE_FLAGS)
+	$(VENV)/bin/python -m launch.sample --workdir=$(WORKDIR) --label=cycle --temperature=0.8 --num_samples=10 --length=280ms --num_real=10 --overwrite $(DATA_DIR_FLAG) $(SAMPLE_FLAGS)
 	$(VENV)/bin/python -m launch.report --workdir=$(WORKDIR)
 	@echo "Done. Open $(WORKDIR)/report.html in a browser."
 

@@ -2,10 +2,10 @@
 
     python -m launch.train --config=configs/digits_steady.py --workdir=runs/digits_steady
 
-Expected on two CPU cores, after half an hour: 1.28 bits per sample on 40 validation clips (8.40
-before); 6 of 10 clips are recognised as their label. Source: the first of three runs that
-poolformer_jax/pretrained/digits comes from. Its card has the other two, which go on from this one;
-after them it is 95 of 100.
+Expected on two CPU cores, after six minutes: 2.05 bits per sample on 40 validation clips (8.60
+before), and 45 % of what it says is recognised, 54 % at temperature 0.8. Source: measured with this
+command. The model that comes with the package was trained for an hour on the same words, with
+AdamW; its card has the commands (poolformer_jax/pretrained/digits).
 """
 
 from poolformer_jax.experiment import named_config
@@ -24,7 +24,9 @@ def get_config():
     config.data.crop = "start"
     config.data.eval_clips = 40
 
-    config.train.num_steps = 8_000
+    config.train.optimizer = "muon"
+    config.train.momentum = 0.95
+    config.train.num_steps = 1_000
     config.train.batch_size = 2
     config.train.learning_rate = 1e-2
     config.train.beta2 = 0.99

@@ -26,6 +26,7 @@ CLASSIFIER_CONFIGS = [name for name in named_configs() if name.endswith("_classi
 PARAMETERS = {
     "digits": 143_616,
     "digits_steady": 1_804_800,
+    "digits_pitches": 1_804_800,
     "fsdd": 143_616,
     "sc09": 7_272_704,
     "beethoven": 7_272_704,
