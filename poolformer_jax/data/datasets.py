@@ -55,14 +55,6 @@ _STEADY = {
     "min_samples": 4_480,
 }
 
-# 6,400 / 800 / 800 clips: the same voice and rate, and 41 pitches.
-_PITCHES = _STEADY | {
-    "takes": 800,
-    "pitches": (30, 70),
-    "pitch_ranges": (40, 60),
-    "min_samples": 4_640,
-}
-
 DATASETS: Mapping[str, Dataset] = {
     "digits": Dataset(builder="digits:Digits", num_classes=10, has_archive=False),
     "digits_tiny": Dataset(
@@ -70,9 +62,6 @@ DATASETS: Mapping[str, Dataset] = {
     ),
     "digits_steady": Dataset(
         builder="digits:Digits", num_classes=10, has_archive=False, options=_STEADY
-    ),
-    "digits_pitches": Dataset(
-        builder="digits:Digits", num_classes=10, has_archive=False, options=_PITCHES
     ),
     "fsdd": Dataset(builder="fsdd:Fsdd", num_classes=10),
     "sc09": Dataset(builder="sc09:Sc09", num_classes=10),

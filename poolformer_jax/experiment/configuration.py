@@ -144,6 +144,10 @@ class ClassifierExperiment(Sections):
         ):
             if value := getattr(self.train, name):
                 raise ValueError(f"train.{name} {value} does not fit a classifier: {why}; use 0")
+        if self.train.optimizer == "muon":
+            raise ValueError(
+                "train.optimizer 'muon' is for the layers of sequence models; use 'sgd' or 'adamw'"
+            )
         if self.train.init_from is not None:
             raise ValueError(
                 f"train.init_from {self.train.init_from!r} is for sequence models, not for a "

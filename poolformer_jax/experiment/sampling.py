@@ -268,7 +268,7 @@ def _open_folder(
 def _read_real(
     data: DataConfig, num_real: int, label_of: Callable[[int], int | None]
 ) -> list[np.ndarray]:
-    """Validation clips of the classes that are drawn, spread over the split, as the model hears."""
+    """Validation clips as the model hears them: spread over the split, or of the classes drawn."""
     if not num_real:
         return []
     from poolformer_jax.data.source import open_splits
@@ -281,6 +281,8 @@ def _read_real(
         labels = np.array([clip["label"] for clip in clips])
         left = {label: iter(np.flatnonzero(labels == label).tolist()) for label in {*wanted}}
         chosen = [index for label in wanted if (index := next(left[label], None)) is not None]
+    if len(chosen) < num_real:
+        _LOG.warning("num_real: %d validation clips, there are no more of them", len(chosen))
     pcm = [clips[index]["audio"] for index in chosen]
     codec, normalize = data.codec, data.normalize
     return [decode(encode(clip, codec=codec, normalize=normalize), codec=codec) for clip in pcm]

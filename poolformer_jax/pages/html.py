@@ -158,8 +158,8 @@ def player(clip: Clip, *, inline: bool = True) -> str:
     source = f"{urllib.parse.quote(clip.name)}.wav"
     if inline:
         source = _inline(clip.encoded, "audio/wav")
-    facts = [f"{clip.seconds:.2f} s", f"{clip.sample_rate / 1000:g} kHz"]
-    about = escape(" · ".join(facts + [clip.note] * bool(clip.note)))
+    facts = f"{clip.seconds:.2f} s", f"{clip.sample_rate / 1000:g} kHz", clip.note
+    about = escape(" · ".join(filter(None, facts)))
     # A spectrogram hardly compresses: at this density it takes about 0.2 MB.
     spectrogram = picture(plot_clip(clip), f"Waveform and spectrogram of {clip.name}", dpi=110)
     return (

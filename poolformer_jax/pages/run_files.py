@@ -134,10 +134,9 @@ def read_clip(path: AnyPath, note: str = "") -> Clip:
 
 def _read_drawn(paths: Sequence[AnyPath]) -> list[Clip]:
     """The first of a folder's clips, each with the label it was drawn with, if that is known."""
-    if not paths or not (paths[0].parent / TABLE_FILE).exists():
-        return [read_clip(path) for path in paths[:MAX_CLIPS]]
-    labels = {clip_name(row.clip): row.label for row in read_table(paths[0].parent)}
-    notes = {name: f"label {label}" for name, label in labels.items() if label is not None}
+    known = paths and (paths[0].parent / TABLE_FILE).exists()
+    rows = read_table(paths[0].parent) if known else []
+    notes = {clip_name(row.clip): f"label {row.label}" for row in rows if row.label is not None}
     return [read_clip(path, notes.get(path.name, "")) for path in paths[:MAX_CLIPS]]
 
 

@@ -315,31 +315,32 @@ def read_table(folder: AnyPath) -> list[SampleRow]:
 
     Raises:
       FileNotFoundError: If there is none.
+      ValueError: If it is damaged.
     """
-    return [
-        SampleRow(
-            clip=int(line["clip"]),
-            seed=int(line["seed"]),
-            label=int(line["label"]) if line["label"] else None,
-            num_samples=int(line["num_samples"]),
-            log_likelihood=float(line["log_likelihood"]),
-            bits_per_sample=float(line["bits_per_sample"]),
-        )
-        for line in csv.DictReader((folder / TABLE_FILE).read_text(encoding="utf-8").splitlines())
-    ]
+    path = folder / TABLE_FILE
+    try:
+        return [
+            SampleRow(
+                clip=int(line["clip"]),
+                seed=int(line["seed"]),
+                label=int(line["label"]) if line["label"] else None,
+                num_samples=int(line["num_samples"]),
+                log_likelihood=float(line["log_likelihood"]),
+                bits_per_sample=float(line["bits_per_sample"]),
+            )
+            for line in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        ]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is damaged, and tells no more which clips are whose; choose another folder"
+        ) from error
 
 
 def _read_all_rows(folder: pathlib.Path, own: Collection[str]) -> dict[int, SampleRow]:
     """Of the table and the journals that are this project's own."""
     rows = []
     if TABLE_FILE in own and (folder / TABLE_FILE).is_file():
-        try:
-            rows = read_table(folder)
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise ValueError(
-                f"{folder / TABLE_FILE} is damaged, and tells no more which clips are whose; "
-                "choose another folder"
-            ) from error
+        rows = read_table(folder)
     for name in sorted(filter(_JOURNAL.fullmatch, own)):
         try:
             lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -61,8 +61,8 @@ class TrainConfig:
       grad_accum_steps: Parts that a batch is computed in, one after the other; the same gradient
         with less memory. None is one clip of each device at a time: a TPU then keeps most of what
         it computes on the chip.
-      optimizer: `adamw`; `muon`, which takes the matrices of layers by their momentum, made
-        orthogonal, and all else as `adamw`; or `sgd` with momentum.
+      optimizer: `adamw`; `muon`, orthogonalised Nesterov momentum for the weight matrices of the
+        layers and `adamw` for all else; or `sgd` with momentum.
       learning_rate: After the warm-up.
       warmup_steps: Steps of linear warm-up.
       schedule: What the rate does then: it is `constant`; falls to zero along half a `cosine` over

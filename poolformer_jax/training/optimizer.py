@@ -44,23 +44,17 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     Raises:
       ValueError: On `init`, if a group has no parameters, or Muon no matrix.
 
-    Source: Loshchilov & Hutter 2019, arXiv:1711.05101; values from Gallo Fernandez 2025.
+    Source: Loshchilov & Hutter 2019, arXiv:1711.05101; values from Gallo Fernandez 2025. Muon:
+    Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025, arXiv:2502.16982.
     """
     parts = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     schedule = make_schedule(config)
     match config.optimizer:
-        case "adamw":
+        case "adamw" | "muon":
+            adam = optax.scale_by_adam(config.beta1, config.beta2)
             parts.append(
                 optax.chain(
-                    optax.scale_by_adam(config.beta1, config.beta2),
-                    _decay_weights(config),
-                    optax.scale_by_learning_rate(schedule),
-                )
-            )
-        case "muon":
-            parts.append(
-                optax.chain(
-                    _scale_by_muon(config),
+                    _scale_by_muon(config, adam) if config.optimizer == "muon" else adam,
                     _decay_weights(config),
                     optax.scale_by_learning_rate(schedule),
                 )
@@ -94,15 +88,14 @@ def learning_rate(config: TrainConfig, opt_state: Any, num_updates: Array) -> Ar
     return rate * opt_state[-1].scale if config.schedule == "plateau" else rate
 
 
-def _scale_by_muon(config: TrainConfig) -> optax.GradientTransformation:
-    """The momentum of each matrix of a layer, made orthogonal; all other parameters by Adam.
+def _scale_by_muon(
+    config: TrainConfig, adam: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Orthogonalised Nesterov momentum for the weight matrices of layers, Adam for all else.
 
     A stack of layers has its matrices, and a block-diagonal gate its blocks, in the last two axes.
-    The updates are as large as Adam's, 0.2 in the mean square, so that one learning rate serves
+    The root mean square of an update is 0.2, about that of Adam, so that one learning rate serves
     both.
-
-    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; Liu et al. 2025,
-    arXiv:2502.16982.
     """
 
     def kinds(params: Any) -> Any:
@@ -128,7 +121,6 @@ def _scale_by_muon(config: TrainConfig) -> optax.GradientTransformation:
             )
         ),
     )
-    adam = optax.scale_by_adam(config.beta1, config.beta2)
     return optax.partition({"muon": muon, "adam": adam}, kinds)
 
 

@@ -26,7 +26,6 @@ CLASSIFIER_CONFIGS = [name for name in named_configs() if name.endswith("_classi
 PARAMETERS = {
     "digits": 143_616,
     "digits_steady": 1_804_800,
-    "digits_pitches": 1_804_800,
     "fsdd": 143_616,
     "sc09": 7_272_704,
     "beethoven": 7_272_704,
@@ -335,6 +334,7 @@ MISTAKES = [
         {"train": {"sampled_inputs": 0.5}},
         "sampled_inputs 0.5 does not fit a classifier: it draws nothing; use 0",
     ),
+    (ClassifierExperiment, {"train": {"optimizer": "muon"}}, "'muon' .*; use 'sgd' or 'adamw'"),
     (Experiment, {"train": {"sampled_inputs": 1.5}}, "sampled_inputs 1.5 must be a share, 0 to 1"),
     (
         ClassifierExperiment,

@@ -153,13 +153,17 @@ def test_clips_say_which_label_they_were_drawn_with(workdir: pathlib.Path):
         (workdir / folder / "log_likelihoods.csv").write_text("\n".join([header, *rows]) + "\n")
     headers = re.findall(r"<header><b>(\w+)</b><span>([^<]+)</span>", page_of(workdir))
     assert headers == [
+        ("sample_00000", "0.10 s · 16 kHz · label 5"),  # Of the pretrained model.
+        ("sample_00001", "0.10 s · 16 kHz"),
         ("sample_00000", "0.10 s · 16 kHz · label 7"),
         ("sample_00001", "0.10 s · 16 kHz · label 3"),
         ("real_0", "0.60 s · 16 kHz"),
         ("real_1", "0.60 s · 16 kHz"),
-        ("sample_00000", "0.10 s · 16 kHz · label 5"),
-        ("sample_00001", "0.10 s · 16 kHz"),
     ]
+    for damaged in (header + "\n0,0,7", "clip;seed\n0;0", "clip\nx"):
+        (workdir / "samples" / "log_likelihoods.csv").write_text(damaged)
+        with pytest.raises(ValueError, match=r"log_likelihoods\.csv is damaged"):
+            report.write_report(workdir)
 
 
 def test_page_refers_to_nothing_outside_itself(page: str):

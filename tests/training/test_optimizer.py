@@ -22,6 +22,7 @@ GRADS = jax.tree.map(lambda p: 0.25 * p + 1.0, PARAMS)
 GROUPS = (
     ParameterGroup(pattern="A_real$", learning_rate=0.01, weight_decay=0.0),
     ParameterGroup(pattern="(bias|A_real)$", weight_decay=0.5),
+    ParameterGroup(pattern="kernel$", learning_rate=0.05, weight_decay=0.1),
 )
 TRAIN = TrainConfig(
     learning_rate=0.1, warmup_steps=4, weight_decay=0.2, clip_norm=None, parameter_groups=GROUPS
@@ -42,17 +43,25 @@ def alone(name, rate, decay, steps, optimizer):
     config = dataclasses.replace(
         TRAIN, learning_rate=rate, weight_decay=decay, parameter_groups=(), optimizer=optimizer
     )
-    params = updates(config, steps)
-    return params[name] if name == "a" else params["b"][name]
+    return leaf(updates(config, steps), name)
+
+
+def leaf(params, name):
+    return jax.tree.leaves(params if name == "a" else params["b"][name])[0]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_each_group_is_trained_as_if_its_recipe_were_that_of_all(optimizer):
     """Through the warm-up, which scales all rates; the first group that fits counts."""
     ours = updates(dataclasses.replace(TRAIN, optimizer=optimizer), 6)
-    for name, rate, decay in (("a", 0.1, 0.2), ("bias", 0.1, 0.5), ("A_real", 0.01, 0.0)):
-        found = ours[name] if name == "a" else ours["b"][name]
-        np.testing.assert_allclose(found, alone(name, rate, decay, 6, optimizer), rtol=1e-6)
+    for name, rate, decay in (
+        ("a", 0.1, 0.2),
+        ("bias", 0.1, 0.5),
+        ("A_real", 0.01, 0.0),
+        ("layers", 0.05, 0.1),
+    ):
+        expected = alone(name, rate, decay, 6, optimizer)
+        np.testing.assert_allclose(leaf(ours, name), expected, rtol=1e-6)
 
 
 def made_orthogonal(matrix):
