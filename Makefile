@@ -49,11 +49,12 @@ lint: $(VENV)/.stamp-lint  ## Checks style, format, types and shell scripts.
 docs: $(VENV)/.stamp-docs  ## Builds the documentation, site/index.html.
 	$(VENV)/bin/mkdocs build --strict --site-dir $(SITE_DIR)
 
-# The quickstart's five commands with two steps, few data and short clips.
+# The quickstart's five commands with two steps, a small model, few data and short clips.
 smoke: $(VENV)/.stamp-quickstart  ## Runs the quickstart in miniature, in a temporary folder.
 	rm -rf $(SMOKE_DIR)
 	$(MAKE) --no-print-directory quickstart WORKDIR=$(SMOKE_DIR) \
-	  TRAIN_FLAGS="--config.train.num_steps=2 --config.data.name=digits_tiny $(TRAIN_FLAGS)" \
+	  TRAIN_FLAGS="--config.train.num_steps=2 --config.data.name=digits_tiny \
+	    '--config.model.pool_factors=(16,)' '--config.model.layers=(1,1)' $(TRAIN_FLAGS)" \
 	  SAMPLE_FLAGS="--length=320 $(SAMPLE_FLAGS)" SPEAK_FLAGS="--length=320"
 	test -s $(SMOKE_DIR)/report.html
 	rm -rf $(SMOKE_DIR)

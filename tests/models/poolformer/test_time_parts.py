@@ -58,7 +58,8 @@ def inputs():
     before = rng.integers(16, size=(CLIPS, MODEL.chunk_multiple))
     _, state = jax.jit(MODEL.log_probs)(params, before, MODEL.init_state(CLIPS))
     codes = rng.integers(16, size=(CLIPS, LENGTH)).astype(np.int32)
-    return params, codes, rng.normal(size=codes.shape).astype(np.float32), state
+    # All of one sign: sums that cancel leave little but rounding, which differs from CPU to CPU.
+    return params, codes, rng.uniform(0.5, 1.5, size=codes.shape).astype(np.float32), state
 
 
 @pytest.fixture(scope="module")
