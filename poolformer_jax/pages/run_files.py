@@ -104,9 +104,12 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         training=training,
         validation=validation,
         likelihood=_read_json(likelihood) if likelihood.exists() else None,
-        clips=[*_read_drawn(generated), *(read_clip(path) for path in real[:MAX_CLIPS])],
+        clips=[
+            *_read_drawn(workdir / "samples", generated),
+            *(read_clip(path) for path in real[:MAX_CLIPS]),
+        ],
         num_generated=len(generated),
-        pretrained=_read_drawn(pretrained),
+        pretrained=_read_drawn(workdir / "pretrained", pretrained),
     )
 
 
@@ -132,10 +135,9 @@ def read_clip(path: AnyPath, note: str = "") -> Clip:
     return Clip(name=path.stem, pcm=pcm, sample_rate=sample_rate, is_real=is_real, note=note)
 
 
-def _read_drawn(paths: Sequence[AnyPath]) -> list[Clip]:
+def _read_drawn(folder: AnyPath, paths: Sequence[AnyPath]) -> list[Clip]:
     """The first of a folder's clips, each with the label it was drawn with, if that is known."""
-    known = paths and (paths[0].parent / TABLE_FILE).exists()
-    rows = read_table(paths[0].parent) if known else []
+    rows = read_table(folder) if (folder / TABLE_FILE).exists() else []
     notes = {clip_name(row.clip): f"label {row.label}" for row in rows if row.label is not None}
     return [read_clip(path, notes.get(path.name, "")) for path in paths[:MAX_CLIPS]]
 
