@@ -74,6 +74,7 @@ if FAST or jax.default_backend() == "gpu":
     config.model.platform = jax.default_backend()
 if FAST:
     config.model.pool_factors, config.model.layers = (16,), (1, 1)
+    config.data.seq_len, config.data.train_len = 1_600, 320
     config.train.num_steps, config.train.log_every, config.train.eval_every = 8, 2, 8
     config.train.checkpoint_every = 8
 experiment = ex.make_experiment(config)

@@ -88,5 +88,6 @@ if len(jax.devices()) > 1 or FAST:
     if FAST:
         config.model.pool_factors, config.model.layers = (16,), (1, 1)
         config.data.name = "digits_tiny"
+        config.data.seq_len, config.data.train_len = 1_600, 320
     run = ex.make_experiment(config)
     print(ex.train(run, "runs/eight", on_log=ex.LivePlot("runs/eight")))

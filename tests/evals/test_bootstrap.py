@@ -85,7 +85,9 @@ def test_infinite_scores_have_no_interval():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shift", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize(
+    "shift", [0.1, *(pytest.param(shift, marks=pytest.mark.nightly) for shift in (0.0, 0.5))]
+)
 def test_interval_of_the_frechet_distance_covers_its_expectation(shift):
     """At 95 %, and with as few resamples as the scores use."""
     d, n, trials = 6, 150, 150

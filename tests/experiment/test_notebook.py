@@ -111,6 +111,7 @@ def test_a_run_starts_from_an_exported_model(run, tmp_path):
     assert mistake(folder).endswith("its SHA-256 differs; copy or export it again")
 
 
+@pytest.mark.slow
 def test_clips_and_progress_are_shown_inline(run, tmp_path, monkeypatch, caplog):
     experiment, trained = run
     workdir = shutil.copytree(trained, tmp_path / "run")

@@ -4,12 +4,14 @@ import re
 import signal
 
 import numpy as np
+import pytest
 
 from poolformer_jax import experiment as ex
 from tests.launch.processes import finish, mistake, start
 from tests.live.listeners import ask, clip_of
 
 
+@pytest.mark.slow
 def test_a_run_speaks_until_it_is_interrupted(finished):
     workdir, _ = finished
     process = start("play", f"--workdir={workdir}", "--port=0")

@@ -34,6 +34,7 @@ def test_table_law_page_and_numbers_without_jax(tmp_path, ladder):
     assert values["laws"]["parameters"]["exponent"] == pytest.approx(0.25, rel=0.0025)
 
 
+@pytest.mark.slow
 def test_results_are_written_again_and_files_of_others_are_kept(tmp_path, ladder):
     out, numbers = f"--out={tmp_path / 'page.html'}", f"--json={tmp_path / 'numbers.json'}"
     for _ in range(2):

@@ -81,6 +81,7 @@ def test_run_ends_with_a_tested_classifier(whole, tiny_config):
     assert saved.source["trained_on"] == "digits_tiny"
 
 
+@pytest.mark.nightly
 def test_sigterm_within_an_epoch_saves_and_the_run_goes_on_bit_for_bit(
     whole, tmp_path, tiny_config, monkeypatch
 ):
@@ -173,7 +174,7 @@ def test_workdirs_noise_batches_and_steps_that_do_not_fit(tmp_path, tiny_config)
         assert not (tmp_path / "run" / "config.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_divergence_is_one_clear_error(tmp_path, tiny_config):
     flags = ["--config.train.skip_norm=1e-9", "--config.train.max_consecutive_skips=1"]
     message = mistake("train_classifier", *flags_of(tmp_path, tiny_config, *flags))

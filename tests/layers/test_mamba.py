@@ -79,7 +79,12 @@ def test_a_bad_value_is_named(options, message):
     ("config", "execution", "sizes"),
     [
         # Parts of two steps, fewer than the convolution looks back.
-        (MambaConfig(state_size=2, complex=True), ON_CPU, {"sequence": 8}),
+        pytest.param(
+            MambaConfig(state_size=2, complex=True),
+            ON_CPU,
+            {"sequence": 8},
+            marks=pytest.mark.nightly,
+        ),
         (
             MambaConfig(state_size=2),
             ExecutionConfig(scan="fused"),

@@ -137,13 +137,13 @@ def test_rg_lru_equals_sequential_scan(monkeypatch):
     check_rg_lru(monkeypatch, "complex", "float32", FAST_SHAPE, 16)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @over_shapes
 def test_scan_equals_sequential_scan_over_shapes(monkeypatch, kind, dtype, shape, block):
     check_scan(monkeypatch, kind, dtype, shape, block)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @over_shapes
 def test_rg_lru_equals_sequential_scan_over_shapes(monkeypatch, kind, dtype, shape, block):
     check_rg_lru(monkeypatch, kind, dtype, shape, block)

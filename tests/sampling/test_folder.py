@@ -302,7 +302,7 @@ def test_a_prompt_as_long_as_the_clip_leaves_nothing(folder):
         draw(folder, [0], 1, prompt=np.zeros(LENGTH, np.int32))
 
 
-@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.nightly), 3])
 def test_batches_give_the_clips_of_one_draw(folder, path, batch_size):
     drawn = []
     draw(folder, [0, 1, 2, 4], batch_size, on_progress=drawn.append)

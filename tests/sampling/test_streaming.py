@@ -41,7 +41,7 @@ def whole_logits(params, codes):
     return np.asarray(logits_function()(params, jnp.asarray(codes))[0])
 
 
-@pytest.mark.parametrize("prompt_length", [pytest.param(0, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize("prompt_length", [pytest.param(0, marks=pytest.mark.nightly), 7])
 def test_sampling_is_ancestral(params, prompt_length):
     """Every draw follows the distribution that the whole model gives to its prefix."""
     prompt = np.arange(2 * prompt_length).reshape(2, -1) % 16 if prompt_length else None

@@ -66,7 +66,7 @@ def test_checkpoints_follow_the_clock_at_lines_of_progress(tmp_path, minutes, st
 
 
 @pytest.mark.parametrize(
-    "stop_at", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 5))]
+    "stop_at", [3, *(pytest.param(step, marks=pytest.mark.nightly) for step in (1, 4, 5))]
 )
 def test_resumed_run_is_the_uninterrupted_run(whole, tmp_path, stop_at):
     def on_batch(first):

@@ -50,7 +50,9 @@ def leaf(params, name):
     return jax.tree.leaves(params if name == "a" else params["b"][name])[0]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", "sgd", pytest.param("muon", marks=pytest.mark.nightly)]
+)
 def test_each_group_is_trained_as_if_its_recipe_were_that_of_all(optimizer):
     """Through the warm-up, which scales all rates; the first group that fits counts."""
     ours = updates(dataclasses.replace(TRAIN, optimizer=optimizer), 6)

@@ -62,7 +62,7 @@ def test_flops_are_two_for_each_entry_of_a_matrix_at_its_rate(config):
 
 
 @pytest.mark.parametrize(
-    "times", [1, pytest.param(3, marks=pytest.mark.slow)], ids=["forward", "and backward"]
+    "times", [1, pytest.param(3, marks=pytest.mark.nightly)], ids=["forward", "and backward"]
 )
 def test_flops_are_those_of_the_compiled_program(times):
     """Of products alone: XLA adds up the taps of pools of one group a channel."""

@@ -229,7 +229,10 @@ def test_the_key_of_dropout_reaches_the_layers():
     assert draws(jax.random.key(0)) and not draws(None)
 
 
-@pytest.mark.parametrize(("unet", "blocks"), [(True, (5, 9, 6)), (False, (3, 5, 6))])
+@pytest.mark.parametrize(
+    ("unet", "blocks"),
+    [pytest.param(True, (5, 9, 6), marks=pytest.mark.nightly), (False, (3, 5, 6))],
+)
 def test_levels_are_drawn_by_their_number_of_blocks_and_up_to_the_maximal_phase(unet, blocks):
     config = PoolformerConfig(
         width=32,

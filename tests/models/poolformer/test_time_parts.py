@@ -94,9 +94,10 @@ def test_log_probs_state_and_gradients_are_those_of_one_device(inputs, whole, si
         np.testing.assert_allclose(value, one, rtol=0, atol=atol, err_msg=name)
 
 
-def test_lengths_that_do_not_split_are_named(inputs):
-    params, codes, _, state = inputs
+def test_lengths_that_do_not_split_are_named():
+    params, state = random_params(CONFIG), MODEL.init_state(CLIPS)
+    codes = np.zeros((CLIPS, 36), np.int32)
     mesh = sharding.make_mesh(MeshConfig(sequence=4))
     read = sharding.on_mesh(mesh, MODEL.log_probs)
     with pytest.raises(ValueError, match=r"length 36 .* of 24, .* times 4, .*; use 24 or 48"):
-        jax.eval_shape(read, params, codes[:, :36], state)
+        jax.eval_shape(read, params, codes, state)
