@@ -21,9 +21,9 @@ class DatasetConfig:
 
     Attributes:
       name: "digits" (10,400 spoken digits, synthesised on first use) or "digits_tiny" (120 of them,
-        for tests); "digits_steady" (5,000, in one voice, at one fast rate and one pitch); "fsdd",
-        "sc09", "beethoven" or "youtubemix", which `launch.prepare_data` makes from their published
-        archives.
+        for tests); "digits_steady" (5,000, in one voice, at one fast rate and one pitch);
+        "digits_pitches" (8,000, in that voice at 41 pitches); "fsdd", "sc09", "beethoven" or
+        "youtubemix", which `launch.prepare_data` makes from their published archives.
       partial: Whether to use the subset of such an archive that --allow_partial prepares.
       data_dir: Where built data sets are kept; None is $XDG_CACHE_HOME/poolformer_jax or
         ~/.cache/poolformer_jax. A bucket (gs://, s3://, az://) is copied there before use.

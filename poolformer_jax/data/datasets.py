@@ -54,6 +54,13 @@ _STEADY = {
     "pitch_ranges": (50, 50),
     "min_samples": 4_480,
 }
+# 6,400 / 800 / 800 clips: the same voice at 41 pitches with 21 ranges.
+_PITCHES = _STEADY | {
+    "takes": 800,
+    "pitches": (30, 70),
+    "pitch_ranges": (40, 60),
+    "min_samples": 4_640,
+}
 
 DATASETS: Mapping[str, Dataset] = {
     "digits": Dataset(builder="digits:Digits", num_classes=10, has_archive=False),
@@ -62,6 +69,9 @@ DATASETS: Mapping[str, Dataset] = {
     ),
     "digits_steady": Dataset(
         builder="digits:Digits", num_classes=10, has_archive=False, options=_STEADY
+    ),
+    "digits_pitches": Dataset(
+        builder="digits:Digits", num_classes=10, has_archive=False, options=_PITCHES
     ),
     "fsdd": Dataset(builder="fsdd:Fsdd", num_classes=10),
     "sc09": Dataset(builder="sc09:Sc09", num_classes=10),

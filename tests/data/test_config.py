@@ -11,7 +11,7 @@ from poolformer_jax.data.config import DataConfig
     [
         (
             {"name": "digit"},
-            "'digit'; known: digits, digits_tiny, digits_steady, fsdd, sc09",
+            "'digit'; known: digits, digits_tiny, digits_steady, digits_pitches, fsdd, sc09",
         ),
         ({"seq_len": 0}, "seq_len 0 must be at least 1"),
         ({"seq_len": 2_000_000_000}, "seq_len 2000000000 must be at most 1,382,400,000"),
