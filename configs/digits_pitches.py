@@ -2,10 +2,10 @@
 
     python -m launch.train --config=configs/digits_pitches.py --workdir=runs/digits_pitches
 
-No test clip is a training clip, other than in digits_steady. Expected after 1,500 steps: 2.55 bits
-per sample on 40 validation clips (8.61 before). Source: measured with 4,500 steps, stopped at 2,874
-with 2.17 bits; a second run then brought 70 % of its words to be recognised. Its commands are on
-the card of the model that comes with the package (poolformer_jax/pretrained/digits).
+Unlike in digits_steady, no test clip is a training clip. Expected: 2.55 bits per sample on 40
+validation clips after 1,500 steps (8.61 before), and 2.17 after 2,874, where it was stopped; after
+a second run 70 % of its words are recognised. Its commands are on the card of the model that comes
+with the package (poolformer_jax/pretrained/digits). Source: measured with them.
 """
 
 from poolformer_jax.experiment import named_config

@@ -74,14 +74,14 @@ def test_every_config_says_its_command(name):
 @pytest.mark.parametrize("name", sorted({*named_configs()} - {*CLASSIFIER_CONFIGS, "scaling"}))
 def test_every_config_builds_with_its_parameter_count(name):
     experiment = make_experiment(named_config(name))
-    if not name.startswith("ablations/"):
-        assert count_once(experiment.model) == PARAMETERS[name]
+    assert PARAMETERS.get(name, 0) in (0, count_once(experiment.model))
+    assert name in PARAMETERS or name.startswith("ablations/")
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in OFTEN else pytest.mark.nightly)
+        pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow)
         for name in SMALL_PARAMETERS
     ],
 )

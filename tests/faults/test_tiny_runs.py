@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,7 @@ def test_the_disk_is_full_while_saving(undisturbed, tmp_path, case, monkeypatch)
         rf"{last} in {tmp_path}/checkpoints, is intact: make room, and run the same command again$"
     )
     monkeypatch.setattr(Checkpointer, "save", save_and_fail)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # It would be cut off, and stay.
     try:
         with pytest.raises(DiskFullError, match=message):
             run(tmp_path, on_batch=taken.append)

@@ -180,7 +180,7 @@ def test_another_model_in_the_same_workdir(finished, tiny_config):
     assert "model.width: 8 -> 16" in message and "model.gating: True -> False" in message
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_profile_of_two_steps(tmp_path, tiny_config, capsys):
     flags = ["--config.train.num_steps=4", "--profile_steps=2:3"]
     flags = train_flags(tmp_path, tiny_config, *flags)

@@ -81,7 +81,7 @@ def test_run_ends_with_a_tested_classifier(whole, tiny_config):
     assert saved.source["trained_on"] == "digits_tiny"
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_sigterm_within_an_epoch_saves_and_the_run_goes_on_bit_for_bit(
     whole, tmp_path, tiny_config, monkeypatch
 ):

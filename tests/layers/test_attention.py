@@ -32,7 +32,9 @@ def test_the_ring_goes_round_in_parts_of_any_size(size):
     np.testing.assert_allclose(np.concatenate(outputs, axis=1), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("window", [STEPS, 10 * STEPS])
+@pytest.mark.parametrize(
+    "window", [STEPS, pytest.param(STEPS + 1, marks=pytest.mark.nightly), 10 * STEPS]
+)
 def test_a_window_as_long_as_the_sequence_is_full_causal_attention(window):
     read, state, _ = mixer_of(window)
     _, _, full = mixer_of(STEPS)

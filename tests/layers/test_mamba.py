@@ -83,7 +83,7 @@ def test_a_bad_value_is_named(options, message):
             MambaConfig(state_size=2, complex=True),
             ON_CPU,
             {"sequence": 8},
-            marks=pytest.mark.nightly,
+            marks=pytest.mark.slow,
         ),
         (
             MambaConfig(state_size=2),

@@ -67,7 +67,7 @@ class Case:
     run: object  # (params, x, state) -> (y, state), compiled.
 
 
-SPLIT_OFTEN = ("rg_lru", "s4d", "mamba")
+SPLIT_OFTEN = ("rg_lru", "attention_local", "s4d", "mamba")
 # What is inside these is tested in tests/ops.
 RARELY = ("rg_lru_real", "lru_real", "attention", "s4_fft", "mamba_complex")
 

@@ -58,7 +58,7 @@ BASELINES = {
     if name.startswith("baselines/")
     and name.removeprefix("baselines/") not in ("sashimi_tied", "mamba_large")
 }
-OFTEN = ("baselines/attention_local",)
+OFTEN = ("baselines/attention_local", "baselines/poolformer_mamba")
 CLIPS = 2
 LABELS = np.array([0, 2])
 # Float32 through a few residual blocks, for logits of order 10.
@@ -105,7 +105,12 @@ def case(request):
 
 # What draws is the same around every network.
 once = pytest.mark.parametrize(
-    "case", ["poolformer", pytest.param("sashimi", marks=pytest.mark.nightly)], indirect=True
+    "case",
+    [
+        pytest.param(kind, marks=() if kind == "poolformer" else pytest.mark.nightly)
+        for kind in CONFIGS
+    ],
+    indirect=True,
 )
 
 

@@ -84,7 +84,7 @@ def test_long_windows_are_computed_in_blocks(monkeypatch):
 
 @pytest.mark.parametrize(
     ("steps", "window", "kv_heads"),
-    [(150, 40, 1), pytest.param(130, 200, 2, marks=pytest.mark.nightly)],
+    [(150, 40, 1), pytest.param(130, 200, 2, marks=pytest.mark.slow)],
 )
 def test_the_kernel_has_the_values_and_gradients_of_the_matrix(
     steps, window, kv_heads, monkeypatch

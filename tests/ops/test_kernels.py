@@ -25,7 +25,7 @@ SHAPES = [(1, 1, 1), (1, 2, 3), (3, 16, 1), (2, 61, 130), (1, 100, 256)]
 GRID = [(shape, 16) for shape in SHAPES] + [((2, 2500, 5), 1024), ((1, 500, 128), 1024)]
 CASES = [(kind, "float32", *case) for kind in KINDS for case in GRID]
 CASES += [(kind, "bfloat16", *case) for kind in KINDS for case in (GRID[0], *GRID[2:6:2], GRID[5])]
-# Each shape of one kind and type, and one of two others.
+# Of the RG-LRU daily: each shape of one kind and type, and one of two others.
 OFTEN = {
     ("complex", "float32"): GRID,
     ("real", "float32"): GRID[-1:],
@@ -143,7 +143,7 @@ def test_scan_equals_sequential_scan_over_shapes(monkeypatch, kind, dtype, shape
     check_scan(monkeypatch, kind, dtype, shape, block)
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @over_shapes
 def test_rg_lru_equals_sequential_scan_over_shapes(monkeypatch, kind, dtype, shape, block):
     check_rg_lru(monkeypatch, kind, dtype, shape, block)

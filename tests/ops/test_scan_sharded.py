@@ -62,7 +62,7 @@ def test_states_are_those_of_the_whole(sequence, time, implementation, interpret
     ("implementation", "complex"),
     [
         ("sequential", True),
-        pytest.param("fused", True, marks=pytest.mark.nightly),
+        pytest.param("fused", True, marks=pytest.mark.slow),
         pytest.param("fused", False, marks=pytest.mark.nightly),
     ],
 )

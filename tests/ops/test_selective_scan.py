@@ -143,7 +143,7 @@ def test_gradients_equal_differences_of_the_loop(kind):
         ("associative", "complex", (2, 9, 3, 2)),
         # Three blocks of 16 of which the last is padded; then two groups of channels.
         ("fused", "real", (2, 37, 3, 2)),
-        pytest.param("fused", "complex", (1, 18, 130, 2), marks=pytest.mark.nightly),
+        pytest.param("fused", "complex", (1, 18, 130, 2), marks=pytest.mark.slow),
     ],
 )
 def test_values_and_gradients_are_those_of_the_sequential_scan(implementation, kind, shape):

@@ -51,7 +51,7 @@ def leaf(params, name):
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["adamw", "sgd", pytest.param("muon", marks=pytest.mark.nightly)]
+    "optimizer", ["adamw", "sgd", pytest.param("muon", marks=pytest.mark.slow)]
 )
 def test_each_group_is_trained_as_if_its_recipe_were_that_of_all(optimizer):
     """Through the warm-up, which scales all rates; the first group that fits counts."""

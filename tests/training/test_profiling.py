@@ -90,7 +90,7 @@ def test_run_resumed_within_the_range_leaves_its_first_step_out(tmp_path, caplog
     assert list(traces(tmp_path)) == ["steps_5_to_6"]
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_run_stopped_within_the_range_has_a_trace_of_what_it_took(tmp_path, caplog):
     def stop(step):
         if step == 4:
@@ -102,7 +102,7 @@ def test_run_stopped_within_the_range_has_a_trace_of_what_it_took(tmp_path, capl
     assert f"a trace of steps 3 to 4 is in {tmp_path}/profile/plugins/profile/s" in caplog.text
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_run_that_fails_within_the_range_has_a_trace_until_there(tmp_path):
     def fail(step):
         if step == 4:

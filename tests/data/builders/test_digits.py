@@ -54,6 +54,18 @@ def test_short_words_end_in_silence(tmp_path):
     assert min(ends) > 1_900 and 4_200 < max(ends) < config.min_samples
 
 
+def test_half_of_the_takes_at_many_pitches_have_a_twin_in_training():
+    clips = plan(DigitsConfig(**DATASETS["digits_pitches"].options))
+    assert [len(clips[split]) for split in SPLITS] == [6_400, 800, 800]
+    said = {split: [clip.utterance for clip in clips[split]] for split in SPLITS}
+    assert {one.pitch for one in said["train"]} == {*range(30, 71)}
+    assert {one.pitch_range for one in said["train"]} == {*range(40, 61)}
+    assert not {*said["train"]} & {*said["validation"], *said["test"]}
+    twins = {(one.text, one.pitch, one.pitch_range) for one in said["train"]}
+    share = np.mean([(one.text, one.pitch, one.pitch_range) in twins for one in said["test"]])
+    assert 0.45 < share < 0.55
+
+
 def test_plan_depends_on_the_seed_alone():
     one, again, other = (plan(DigitsConfig(seed=seed, takes=1)) for seed in (1, 1, 2))
     assert one == again

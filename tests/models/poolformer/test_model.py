@@ -231,7 +231,7 @@ def test_the_key_of_dropout_reaches_the_layers():
 
 @pytest.mark.parametrize(
     ("unet", "blocks"),
-    [pytest.param(True, (5, 9, 6), marks=pytest.mark.nightly), (False, (3, 5, 6))],
+    [(True, (5, 9, 6)), pytest.param(False, (3, 5, 6), marks=pytest.mark.nightly)],
 )
 def test_levels_are_drawn_by_their_number_of_blocks_and_up_to_the_maximal_phase(unet, blocks):
     config = PoolformerConfig(
