@@ -399,6 +399,12 @@ def put_along(mesh: Mesh, tree: Any, axes: Sequence[int]) -> Any:
     return jax.tree.unflatten(structure, placed)
 
 
+def put_beside(params: Any, tree: Any) -> Any:
+    """Copies arrays whole to the devices that parameters are on."""
+    place = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    return jax.device_put(tree, replicated(place.mesh) if hasattr(place, "mesh") else place)
+
+
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Makes global arrays of the rows that this process loaded, as `share_of_batch` told it."""
     readers, _ = _readers(mesh)

@@ -155,6 +155,8 @@ class StreamingGenerator(Iterator[Block]):
         state = model.init_state(num_clips, labels, guided=draw.guidance != 1.0)
         if mesh is not None:
             keys, state = sharding.put_along(mesh, (keys, state), [0, *batch_axes(model)])
+        else:  # Where the program leaves it, or the second block would compile once more.
+            keys, state = sharding.put_beside(params, (keys, state))
         self._params, self._keys, self._state = params, keys, state
         self._draw_block = _compile_block(model, draw, block_samples)
         self.position = 0

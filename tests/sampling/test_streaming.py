@@ -136,6 +136,32 @@ def test_eight_devices_draw_like_one(params, eight):
     np.testing.assert_array_equal(drawn, eight)
 
 
+@pytest.mark.parametrize(
+    ("place", "prompt"),
+    [("device", None), ("mesh", None), ("given mesh", np.array([3, 1, 2]))],
+    ids=["device", "mesh", "given mesh, prompt"],
+)
+def test_a_block_is_compiled_once(params, caplog, place, prompt):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    where = jax.devices()[0] if place == "device" else sharding.replicated(mesh)
+    stream = StreamingGenerator(
+        MODEL,
+        jax.device_put(params, where),
+        KEY,
+        1,
+        prompt=prompt,
+        block_samples=5,
+        mesh=mesh if place == "given mesh" else None,
+    )
+    streaming._compile_block.cache_clear()
+    counts = []
+    with jax.log_compiles():
+        for _ in range(3):
+            next(stream)
+            counts.append(sum("draw_block" in text and "XLA" in text for text in caplog.messages))
+    assert counts == [1, 1, 1]
+
+
 def test_longer_draw_starts_like_a_shorter_one(params, whole, monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK_SAMPLES", LENGTH)
     progress = []
