@@ -402,7 +402,9 @@ def put_along(mesh: Mesh, tree: Any, axes: Sequence[int]) -> Any:
 def put_beside(params: Any, tree: Any) -> Any:
     """Copies arrays whole to the devices that parameters are on."""
     place = getattr(jax.tree.leaves(params)[0], "sharding", None)
-    return jax.device_put(tree, replicated(place.mesh) if hasattr(place, "mesh") else place)
+    if isinstance(place, NamedSharding):
+        place = NamedSharding(place.mesh, P())
+    return jax.device_put(tree, place)
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

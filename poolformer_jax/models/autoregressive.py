@@ -210,11 +210,15 @@ class Autoregressive:
         logits, state = self._predict(params, state)
         return log_probs_of(logits[::rows], codes), _observe(state, codes, rows)
 
+    def noise(self, keys: Key[Array, " b"]) -> Float[Array, "b v"]:
+        """Standard Gumbel noise of each code."""
+        return jax.vmap(lambda key: jax.random.gumbel(key, (self.num_codes,)))(keys)
+
     def draw(
-        self, params: Any, keys: Key[Array, " b"], state: SequenceState, *, draw: Draw
+        self, params: Any, noise: Float[Array, "b v"], state: SequenceState, *, draw: Draw
     ) -> tuple[Int[Array, " b"], Float[Array, " b"], SequenceState]:
         """Draws the next sample of each clip."""
-        rows = len(state.previous) // len(keys)
+        rows = len(state.previous) // len(noise)
         logits, state = self._predict(params, state)
         drawn_from = logits[::rows]
         if draw.guidance != 1.0:
@@ -223,7 +227,7 @@ class Autoregressive:
                     f"guidance {draw.guidance} needs a state that was begun with guided=True"
                 )
             drawn_from = guide_logits(drawn_from, logits[1::2], draw=draw)
-        codes = draw_codes(drawn_from, keys, draw=draw)
+        codes = draw_codes(drawn_from, noise, draw=draw)
         # What is drawn from must be finite too, with guidance.
         finite = jnp.all(jnp.isfinite(drawn_from), axis=-1)
         log_probs = jnp.where(finite, log_probs_of(logits[::rows], codes), jnp.nan)

@@ -24,6 +24,9 @@ Params = Any
 State = Any
 """A tree of arrays; what a model remembers of the codes so far."""
 
+Noise = Any
+"""A tree of arrays with a row for each clip; what the next codes are drawn by."""
+
 
 @runtime_checkable
 class SequenceModel(Hashable, Protocol):
@@ -121,10 +124,14 @@ class SequenceModel(Hashable, Protocol):
         """Reads one code of each clip; the same as a chunk of one, at any position."""
         ...
 
+    def noise(self, keys: Key[Array, " b"]) -> Noise:
+        """What a code of each clip is drawn by; without state, so that many are made at once."""
+        ...
+
     def draw(
-        self, params: Params, keys: Key[Array, " b"], state: State, *, draw: Draw
+        self, params: Params, noise: Noise, state: State, *, draw: Draw
     ) -> tuple[Int[Array, " b"], Float[Array, " b"], State]:
-        """Draws the next code of each clip with a key of its own.
+        """Draws the next code of each clip.
 
         Returns:
           (codes; their log-probabilities without guidance, temperature or restriction, NaN where

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, Key
+from jaxtyping import Float, Int
 
 from poolformer_jax.ops.draw import Draw
 
@@ -63,13 +63,12 @@ def guide_logits(
 
 
 def draw_codes(
-    logits: Float[Array, "b v"], keys: Key[Array, " b"], *, draw: Draw
+    logits: Float[Array, "b v"], noise: Float[Array, "b v"], *, draw: Draw
 ) -> Int[Array, " b"]:
-    """Draws a code of each row with a key of its own."""
+    """Draws a code of each row: the largest sum of a logit and standard Gumbel noise."""
     if draw.temperature < _GREEDY:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    codes = jax.vmap(jax.random.categorical)(keys, restrict_logits(logits, draw=draw))
-    return codes.astype(jnp.int32)
+    return jnp.argmax(restrict_logits(logits, draw=draw) + noise, axis=-1).astype(jnp.int32)
 
 
 def restrict_logits(logits: Float[Array, "b v"], *, draw: Draw) -> Float[Array, "b v"]:

@@ -7,6 +7,7 @@ nothing grows with the length.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,12 +20,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int, Key, Shaped
 
 from poolformer_jax import sharding
-from poolformer_jax.models.sequence_model import SequenceModel, State, batch_axes
+from poolformer_jax.models.sequence_model import Noise, SequenceModel, State, batch_axes
 from poolformer_jax.ops.draw import Draw
 
 BLOCK_SAMPLES = 800
 """Samples of each clip in a block, 50 ms at 16 kHz."""
 
+_NOISE_SAMPLES = 32  # Whose noise is made at once: one by one a CPU takes as long as for the model.
 _PRIME_SAMPLES = 128_000  # At most so many samples of all clips' prompts in one parallel pass.
 
 
@@ -225,14 +227,20 @@ def prime(
 def _compile_block(model: SequenceModel, draw: Draw, block_samples: int) -> Callable:
     @jax.jit
     def draw_block(params: Any, keys: Array, start: Array, state: State):
-        def draw_one(state: State, time: Array):
-            now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, time)
-            codes, log_probs, state = model.draw(params, now, state, draw=draw)
+        def draw_one(state: State, noise: Noise):
+            codes, log_probs, state = model.draw(params, noise, state, draw=draw)
             return state, (codes, log_probs)
 
+        def draw_part(state: State, times: Array):
+            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+            now = jax.vmap(fold, in_axes=(None, 0))(keys, times)
+            return jax.lax.scan(draw_one, state, jax.vmap(model.noise)(now))
+
         times = start + jnp.arange(block_samples, dtype=jnp.uint32)
-        state, (codes, log_probs) = jax.lax.scan(draw_one, state, times)
-        return state, codes.T, log_probs.T
+        parts = times.reshape(-1, math.gcd(block_samples, _NOISE_SAMPLES))
+        state, drawn = jax.lax.scan(draw_part, state, parts)
+        codes, log_probs = (rows.reshape(block_samples, -1).T for rows in drawn)
+        return state, codes, log_probs
 
     return draw_block
 

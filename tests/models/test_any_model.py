@@ -56,11 +56,12 @@ class Bigram:
         log_probs, state = self.log_probs(params, codes[:, None], state)
         return log_probs[:, 0], state
 
-    def draw(self, params, keys, state, *, draw):
-        pairs = jax.vmap(jax.random.split)(keys)
-        pick = jax.vmap(jax.random.categorical)
-        quarter = pick(pairs[:, 0], params["quarter"][state])
-        code = pick(pairs[:, 1], params["code"][state, quarter])
+    def noise(self, keys):
+        return jax.vmap(lambda key: jax.random.gumbel(key, (2, 4)))(keys)
+
+    def draw(self, params, noise, state, *, draw):
+        quarter = jnp.argmax(params["quarter"][state] + noise[:, 0], axis=-1)
+        code = jnp.argmax(params["code"][state, quarter] + noise[:, 1], axis=-1)
         codes = (4 * quarter + code).astype(jnp.int32)
         log_probs, state = self.step_log_probs(params, codes, state)
         return codes, log_probs, state

@@ -80,7 +80,7 @@ class Case:
     codes: jnp.ndarray  # Two chunks.
     read: object  # (codes, state) -> (log-probabilities, state)
     step: object
-    draw: object  # (keys, state, draw=) -> (codes, log-probabilities, state)
+    draw: object  # (noise, state, draw=) -> (codes, log-probabilities, state)
 
 
 def make_case(config):
@@ -210,7 +210,7 @@ def test_drawn_codes_have_the_log_probabilities_that_reading_gives_them(case, gu
     start = state = case.model.init_state(CLIPS, LABELS, guided=guidance != 1.0)
     codes, log_probs = [], []
     for time in range(case.codes.shape[1]):
-        code, log_prob, state = case.draw(keys_at(time), state, draw=draw)
+        code, log_prob, state = case.draw(case.model.noise(keys_at(time)), state, draw=draw)
         codes.append(code)
         log_probs.append(log_prob)
     codes = jnp.stack(codes, axis=1)
@@ -236,7 +236,9 @@ def test_guided_draw_follows_its_formula(case):
 
     c, u = log_probs_of_all(LABELS), log_probs_of_all(none)
     for weight in (0.0, 3.0):
-        codes, _, _ = case.draw(keys_at(0), state, draw=Draw(temperature=0.0, guidance=weight))
+        codes, _, _ = case.draw(
+            case.model.noise(keys_at(0)), state, draw=Draw(temperature=0.0, guidance=weight)
+        )
         np.testing.assert_array_equal(codes, np.argmax(u + weight * (c - u), axis=-1))
 
 
@@ -277,7 +279,7 @@ def test_clips_do_not_meet(case):
 def test_logits_that_are_not_finite_give_nan(case):
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), case.params)
     state = case.model.init_state(CLIPS, LABELS)
-    _, log_probs, _ = case.draw.func(broken, keys_at(0), state, draw=Draw())
+    _, log_probs, _ = case.draw.func(broken, case.model.noise(keys_at(0)), state, draw=Draw())
     assert np.all(np.isnan(log_probs))
 
 

@@ -160,8 +160,8 @@ def test_codes_that_add_up_to_exactly_top_p_are_enough(top_p, codes):
 )
 def test_frequencies_follow_the_distribution(draw, expected):
     count = 20_000
-    keys = jax.random.split(jax.random.key(0), count)
-    codes = draw_codes(jnp.broadcast_to(LOGITS, (count, 5)), keys, draw=draw)
+    noise = jax.random.gumbel(jax.random.key(0), (count, 5))
+    codes = draw_codes(jnp.broadcast_to(LOGITS, (count, 5)), noise, draw=draw)
     frequencies = np.bincount(codes, minlength=5) / count
     # Five standard deviations of a frequency, at most sqrt(0.25 / 20,000) = 0.0035.
     np.testing.assert_allclose(frequencies, expected / expected.sum(), atol=0.018)
@@ -177,11 +177,11 @@ def test_guidance_goes_from_the_logits_without_the_label_to_those_with_it_and_be
 
 def test_rows_are_independent():
     logits = jax.random.normal(jax.random.key(0), (4, 7))
-    keys = jax.random.split(jax.random.key(1), 4)
+    noise = jax.random.gumbel(jax.random.key(1), (4, 7))
     draw = Draw(top_k=5, top_p=0.9)
     run = jax.jit(draw_codes, static_argnames="draw")
-    together = run(logits, keys, draw=draw)
-    alone = [run(logits[row, None], keys[row, None], draw=draw)[0] for row in range(4)]
+    together = run(logits, noise, draw=draw)
+    alone = [run(logits[row, None], noise[row, None], draw=draw)[0] for row in range(4)]
     np.testing.assert_array_equal(together, alone)
 
 
@@ -205,8 +205,8 @@ def test_values_that_cannot_work(fields, message):
 @pytest.mark.parametrize("temperature", [1e-3, 1e-6, 1e-9, 1e-38, 1e-45, 0.0])
 def test_low_temperatures_take_the_likeliest_code(temperature):
     logits = jnp.array([[1.0, 2.0, 5.0, 3.0], [-9.0, -4.0, -5.0, -4.5]])
-    keys = jax.random.split(jax.random.key(0), 2)
-    codes = draw_codes(logits, keys, draw=Draw(temperature=temperature))
+    noise = jax.random.gumbel(jax.random.key(0), (2, 4))
+    codes = draw_codes(logits, noise, draw=Draw(temperature=temperature))
     np.testing.assert_array_equal(codes, [2, 1])
 
 
