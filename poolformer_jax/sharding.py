@@ -400,11 +400,14 @@ def put_along(mesh: Mesh, tree: Any, axes: Sequence[int]) -> Any:
 
 
 def put_beside(params: Any, tree: Any) -> Any:
-    """Copies arrays whole to the devices that parameters are on."""
-    place = getattr(jax.tree.leaves(params)[0], "sharding", None)
-    if isinstance(place, NamedSharding):
-        place = NamedSharding(place.mesh, P())
-    return jax.device_put(tree, place)
+    """Copies arrays whole to the devices that parameters are bound to, if they are to any."""
+    for leaf in jax.tree.leaves(params):
+        if getattr(leaf, "committed", False):
+            place = leaf.sharding
+            if isinstance(place, NamedSharding):
+                place = NamedSharding(place.mesh, P())
+            return jax.device_put(tree, place)
+    return tree
 
 
 def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

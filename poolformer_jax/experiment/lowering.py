@@ -67,7 +67,10 @@ class Programs:
     def trace_sampling_step(self) -> Any:
         """(params, keys, state) -> (codes, log-probabilities, state), one sample of each clip."""
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), self._train.batch_size))
-        draw = functools.partial(self._model.draw, draw=Draw())
+
+        def draw(params: Any, keys: jax.Array, state: Any) -> Any:
+            return self._model.draw(params, self._model.noise(keys), state, draw=Draw())
+
         return self._trace_with_state(draw, self._whole(keys))
 
     def _codes(self, *shape: int) -> jax.ShapeDtypeStruct:

@@ -211,8 +211,8 @@ class Autoregressive:
         return log_probs_of(logits[::rows], codes), _observe(state, codes, rows)
 
     def noise(self, keys: Key[Array, " b"]) -> Float[Array, "b v"]:
-        """Standard Gumbel noise of each code."""
-        return jax.vmap(lambda key: jax.random.gumbel(key, (self.num_codes,)))(keys)
+        """Standard Gumbel noise for every code of each clip."""
+        return jax.vmap(lambda key: jax.random.gumbel(key, (self.num_codes,), jnp.float32))(keys)
 
     def draw(
         self, params: Any, noise: Float[Array, "b v"], state: SequenceState, *, draw: Draw

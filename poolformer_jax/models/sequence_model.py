@@ -25,7 +25,7 @@ State = Any
 """A tree of arrays; what a model remembers of the codes so far."""
 
 Noise = Any
-"""A tree of arrays with a row for each clip; what the next codes are drawn by."""
+"""A tree of arrays with a row for each clip: the randomness of a draw."""
 
 
 @runtime_checkable
@@ -125,13 +125,16 @@ class SequenceModel(Hashable, Protocol):
         ...
 
     def noise(self, keys: Key[Array, " b"]) -> Noise:
-        """What a code of each clip is drawn by; without state, so that many are made at once."""
+        """Makes the randomness of one draw of each clip.
+
+        It depends on the keys alone, so that it is made for many draws at once, under `jax.vmap`.
+        """
         ...
 
     def draw(
         self, params: Params, noise: Noise, state: State, *, draw: Draw
     ) -> tuple[Int[Array, " b"], Float[Array, " b"], State]:
-        """Draws the next code of each clip.
+        """Draws the next code of each clip, by what `noise` made.
 
         Returns:
           (codes; their log-probabilities without guidance, temperature or restriction, NaN where

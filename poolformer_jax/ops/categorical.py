@@ -65,7 +65,7 @@ def guide_logits(
 def draw_codes(
     logits: Float[Array, "b v"], noise: Float[Array, "b v"], *, draw: Draw
 ) -> Int[Array, " b"]:
-    """Draws a code of each row: the largest sum of a logit and standard Gumbel noise."""
+    """Draws a code of each row: that with the largest sum of logit and standard Gumbel noise."""
     if draw.temperature < _GREEDY:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jnp.argmax(restrict_logits(logits, draw=draw) + noise, axis=-1).astype(jnp.int32)

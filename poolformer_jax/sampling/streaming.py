@@ -1,6 +1,6 @@
 """Generation one code at a time: the model's state is carried from each to the next.
 
-A step costs the same wherever in the clip it is. All steps of a block are one compiled loop, and
+A step costs the same wherever in the clip it is. All steps of a block are one compiled program, and
 nothing grows with the length.
 """
 
@@ -26,7 +26,7 @@ from poolformer_jax.ops.draw import Draw
 BLOCK_SAMPLES = 800
 """Samples of each clip in a block, 50 ms at 16 kHz."""
 
-_NOISE_SAMPLES = 32  # Whose noise is made at once: one by one a CPU takes as long as for the model.
+_NOISE_SAMPLES = 32  # Their noise is made at once; one by one, it is a third of a CPU's small step.
 _PRIME_SAMPLES = 128_000  # At most so many samples of all clips' prompts in one parallel pass.
 
 
@@ -115,8 +115,9 @@ class StreamingGenerator(Iterator[Block]):
         from silence on. It is read in parallel passes, not sample by sample.
       labels: Class of each clip, in a model with classes; None means without a label.
       clip_ids: Number of each clip; 0 to num_clips - 1 if None.
-      block_samples: Samples of each clip in a block; the last block may be shorter.
-      mesh: Devices that the clips are split over; None leaves all on the default one.
+      block_samples: Samples of each clip in a block, best a multiple of 32; the last one may be
+        shorter.
+      mesh: Devices that the clips are split over; None draws where the parameters are.
 
     Attributes:
       prompt: The prompt as a block, with its log-probabilities; of 0 samples without one.
@@ -155,25 +156,27 @@ class StreamingGenerator(Iterator[Block]):
         fold = jax.vmap(functools.partial(jax.random.fold_in, key))
         keys = fold(jnp.asarray(self._clip_ids, jnp.uint32))
         state = model.init_state(num_clips, labels, guided=draw.guidance != 1.0)
-        if mesh is not None:
-            keys, state = sharding.put_along(mesh, (keys, state), [0, *batch_axes(model)])
-        else:  # Where the program leaves it, or the second block would compile once more.
-            keys, state = sharding.put_beside(params, (keys, state))
-        self._params, self._keys, self._state = params, keys, state
+        if mesh is None:
+            self._place = functools.partial(sharding.put_beside, params)
+        else:
+            self._place = functools.partial(sharding.put_along, mesh, axes=batch_axes(model))
+            keys = sharding.put_along(mesh, keys, [0])
+        self._params, self._keys, self._state = params, keys, self._place(state)
         self._draw_block = _compile_block(model, draw, block_samples)
         self.position = 0
         log_probs = np.zeros((num_clips, 0), np.float32)
         if prompt is not None:
-            self._state, log_probs = prime(model, params, state, codes, mesh=mesh)
+            state, log_probs = prime(model, params, self._state, codes, mesh=mesh)
+            self._state = self._place(state)
         self.prompt = self._finish(codes, log_probs)
 
     def __next__(self) -> Block:
         if self._length is not None and self.position >= self._length:
             raise StopIteration
         time = np.uint32(self.position % 2**32)
-        self._state, codes, log_probs = self._draw_block(
-            self._params, self._keys, time, self._state
-        )
+        state, codes, log_probs = self._draw_block(self._params, self._keys, time, self._state)
+        # Always in the same place, or the next block would compile once more.
+        self._state = self._place(state)
         wanted = slice(None if self._length is None else self._length - self.position)
         return self._finish(np.asarray(codes)[:, wanted], np.asarray(log_probs)[:, wanted])
 

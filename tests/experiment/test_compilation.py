@@ -4,15 +4,19 @@ import json
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from poolformer_jax import experiment as ex
+from poolformer_jax import sharding
 from poolformer_jax.aot import chips, compiling
 from poolformer_jax.aot.collectives import Exchange
 from poolformer_jax.aot.report import ProgramReport, Work
 from poolformer_jax.experiment import compilation
 from poolformer_jax.experiment.compilation import largest_that_fits
 from poolformer_jax.experiment.compilation_report import describe_compiled, scaling_rows
+from poolformer_jax.experiment.lowering import Programs
+from poolformer_jax.sampling.streaming import generate
 
 V5E = chips.CHIPS["v5e"]
 GRADIENTS = 574_464  # Bytes; the all-reduce of the fake training step.
@@ -236,3 +240,23 @@ def test_unreadable_programs_leave_their_cells_empty(fake_compiler, monkeypatch,
     values = results[0].values()
     assert values["fits"] and values["collective_seconds"] is values["bound"] is None
     assert "INTERNAL: async-update" in describe_compiled(results)
+
+
+def test_the_sampling_step_is_that_of_the_sampler():
+    config = ex.named_config("digits")
+    config.model.update(pool_factors=(4,), layers=(1, 1), width=8)
+    config.model.mixer.update(recurrent_width=8, num_gate_blocks=2)
+    config.train.batch_size = 2
+    experiment = ex.make_experiment(config)
+    model, key = experiment.model.build(), jax.random.key(0)
+    params = model.init_params(key)
+    programs = Programs(experiment, sharding.make_mesh(devices=jax.devices()[:1]))
+    step = programs.trace_sampling_step().lower().compile()
+    # The sampler's first draw: the key folded with the clip, then with the time.
+    keys = jax.vmap(lambda clip: jax.random.fold_in(jax.random.fold_in(key, clip), 0))(
+        jax.numpy.arange(2)
+    )
+    codes, log_probs, _ = step(params, keys, jax.tree.leaves(model.init_state(2)))
+    drawn = generate(model, params, key, 2, 1)
+    np.testing.assert_array_equal(codes[:, None], drawn.codes)
+    np.testing.assert_allclose(log_probs[:, None], drawn.log_probs, atol=1e-5)

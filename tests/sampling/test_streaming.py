@@ -104,10 +104,10 @@ def test_one_prompt_serves_all_clips(params):
 
 @pytest.mark.parametrize("length", [None, LENGTH])
 def test_blocks_are_the_clip_whatever_their_length(params, whole, length):
-    stream = StreamingGenerator(MODEL, params, KEY, 2, block_samples=7, length=length)
-    blocks = list(itertools.islice(stream, 5))
-    assert [block.codes.shape for block in blocks] == [(2, 7)] * 4 + [(2, 4 if length else 7)]
-    assert stream.position == (length or 35)
+    stream = StreamingGenerator(MODEL, params, KEY, 2, block_samples=12, length=length)
+    blocks = list(itertools.islice(stream, 3))
+    assert [block.codes.shape for block in blocks] == [(2, 12)] * 2 + [(2, 8 if length else 12)]
+    assert stream.position == (length or 36)
     if length is not None:
         assert next(stream, None) is None
     codes, log_probs = (np.concatenate(part, axis=1) for part in zip(*blocks, strict=True))
@@ -136,24 +136,15 @@ def test_eight_devices_draw_like_one(params, eight):
     np.testing.assert_array_equal(drawn, eight)
 
 
-@pytest.mark.parametrize(
-    ("place", "prompt"),
-    [("device", None), ("mesh", None), ("given mesh", np.array([3, 1, 2]))],
-    ids=["device", "mesh", "given mesh, prompt"],
-)
-def test_a_block_is_compiled_once(params, caplog, place, prompt):
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    where = jax.devices()[0] if place == "device" else sharding.replicated(mesh)
-    stream = StreamingGenerator(
-        MODEL,
-        jax.device_put(params, where),
-        KEY,
-        1,
-        prompt=prompt,
-        block_samples=5,
-        mesh=mesh if place == "given mesh" else None,
-    )
+@pytest.mark.parametrize("place", ["anywhere", "device", "mesh", "given mesh", "eight devices"])
+def test_a_block_is_compiled_once(params, caplog, place):
+    mesh = sharding.make_mesh(devices=jax.devices()[: 8 if place == "eight devices" else 1])
+    if place != "anywhere":
+        where = jax.devices()[0] if place == "device" else sharding.replicated(mesh)
+        params = jax.device_put(params, where)
     streaming._compile_block.cache_clear()
+    given = mesh if place in ("given mesh", "eight devices") else None
+    stream = StreamingGenerator(MODEL, params, KEY, 8, block_samples=4, mesh=given)
     counts = []
     with jax.log_compiles():
         for _ in range(3):
