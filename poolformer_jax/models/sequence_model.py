@@ -127,7 +127,8 @@ class SequenceModel(Hashable, Protocol):
     def noise(self, keys: Key[Array, " b"]) -> Noise:
         """Makes the randomness of one draw of each clip.
 
-        It depends on the keys alone, so that it is made for many draws at once, under `jax.vmap`.
+        It depends on the keys alone, so that it can be made for many draws at once, under
+        `jax.vmap`.
         """
         ...
 

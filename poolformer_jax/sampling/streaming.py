@@ -158,6 +158,7 @@ class StreamingGenerator(Iterator[Block]):
         state = model.init_state(num_clips, labels, guided=draw.guidance != 1.0)
         if mesh is None:
             self._place = functools.partial(sharding.put_beside, params)
+            keys = self._place(keys)
         else:
             self._place = functools.partial(sharding.put_along, mesh, axes=batch_axes(model))
             keys = sharding.put_along(mesh, keys, [0])

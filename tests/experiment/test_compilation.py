@@ -4,6 +4,7 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -254,7 +255,7 @@ def test_the_sampling_step_is_that_of_the_sampler():
     step = programs.trace_sampling_step().lower().compile()
     # The sampler's first draw: the key folded with the clip, then with the time.
     keys = jax.vmap(lambda clip: jax.random.fold_in(jax.random.fold_in(key, clip), 0))(
-        jax.numpy.arange(2)
+        jnp.arange(2)
     )
     codes, log_probs, _ = step(params, keys, jax.tree.leaves(model.init_state(2)))
     drawn = generate(model, params, key, 2, 1)

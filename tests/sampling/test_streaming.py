@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from poolformer_jax import sharding
+from poolformer_jax.mesh_config import MeshConfig
 from poolformer_jax.ops.draw import Draw
 from poolformer_jax.sampling import streaming
 from poolformer_jax.sampling.streaming import StreamingGenerator, generate, prime
@@ -136,15 +137,29 @@ def test_eight_devices_draw_like_one(params, eight):
     np.testing.assert_array_equal(drawn, eight)
 
 
-@pytest.mark.parametrize("place", ["anywhere", "device", "mesh", "given mesh", "eight devices"])
+@pytest.mark.parametrize(
+    "place", ["anywhere", "device", "mesh", "given mesh", "eight devices", "split"]
+)
 def test_a_block_is_compiled_once(params, caplog, place):
     mesh = sharding.make_mesh(devices=jax.devices()[: 8 if place == "eight devices" else 1])
-    if place != "anywhere":
-        where = jax.devices()[0] if place == "device" else sharding.replicated(mesh)
-        params = jax.device_put(params, where)
+    if place == "device":
+        params = jax.device_put(params, jax.devices()[0])
+    elif place == "split":
+        mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
+        rules = MODEL.parameter_rules
+        params = jax.device_put(params, sharding.state_sharding(mesh, params, rules))
+    elif place != "anywhere":
+        params = jax.device_put(params, sharding.replicated(mesh))
     streaming._compile_block.cache_clear()
-    given = mesh if place in ("given mesh", "eight devices") else None
-    stream = StreamingGenerator(MODEL, params, KEY, 8, block_samples=4, mesh=given)
+    stream = StreamingGenerator(
+        MODEL,
+        params,
+        KEY,
+        8,
+        prompt=np.arange(5),
+        block_samples=4,
+        mesh=mesh if place in ("given mesh", "eight devices") else None,
+    )
     counts = []
     with jax.log_compiles():
         for _ in range(3):
