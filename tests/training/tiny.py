@@ -49,7 +49,7 @@ class Unigram:
     num_classes = 0
     chunk_multiple = 1
     parameter_rules = sharding.REPLICATED
-    step_log_probs = draw = draw_in_parallel = NotImplemented  # Nothing here draws.
+    step_log_probs = noise = draw = draw_in_parallel = NotImplemented  # Nothing here draws.
 
     def init_params(self, key):
         return {"logits": jax.random.normal(key, (16,))}
