@@ -406,7 +406,8 @@ def put_beside(params: Any, tree: Any) -> Any:
             place = leaf.sharding
             if isinstance(place, NamedSharding):
                 place = NamedSharding(place.mesh, P())
-            return jax.device_put(tree, place)
+            # Leaf by leaf, as in `replicate`.
+            return jax.tree.map(functools.partial(jax.device_put, device=place), tree)
     return tree
 
 
