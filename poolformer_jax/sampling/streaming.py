@@ -26,7 +26,7 @@ from poolformer_jax.ops.draw import Draw
 BLOCK_SAMPLES = 800
 """Samples of each clip in a block, 50 ms at 16 kHz."""
 
-_NOISE_SAMPLES = 32  # Their noise is made at once; one by one, it is a third of a CPU's small step.
+_NOISE_SAMPLES = 32  # Their noise is made at once; one by one it is a quarter of a small CPU step.
 _PRIME_SAMPLES = 128_000  # At most so many samples of all clips' prompts in one parallel pass.
 
 
