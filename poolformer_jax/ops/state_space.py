@@ -256,31 +256,35 @@ def _run(system, u, x, method, chunk):
     if method == "step":
         x, y = jax.lax.scan(jax.vmap(system.step), x, jnp.swapaxes(u, 0, 1))
         return jnp.swapaxes(y, 0, 1), x
-    chunk = min(chunk, 1 << (t - 1).bit_length())
-    responses = system.responses(chunk)
-    whole = t - t % chunk
-    outputs, state = [], x
-    for first, steps, size in ((0, whole, chunk), (whole, t - whole, t - whole)):
-        if steps:
-            chunks = u[:, first : first + steps].reshape(b, -1, size, d)
-            y, state = _run_chunks(system, responses, chunks, state)
-            outputs.append(y.reshape(b, steps, d))
+    q = min(chunk, 1 << (t - 1).bit_length())
+    responses = system.responses(q)
+    y, state = _run_chunks(system, responses, u, x, min(q, t))
     if method == "fft":  # Of the chunks, only what the last state needs will be computed.
         drive = responses.inputs[None, :, 0]
         later = _decay(responses, drive, t - 1)[0].T
         kernel = jnp.concatenate([responses.kernel[:, :1], later], axis=1)
         return _convolve(u, kernel) + _decay(responses, x, t), state
-    return jnp.concatenate(outputs, axis=1), state
+    return y, state
 
 
-def _run_chunks(system, responses, u, x):
-    """Outputs and last state of chunks u [b, m, q, d]."""
-    q = u.shape[2]
-    within = _einsum("dpq,bmpd->bmqd", _toeplitz(responses.kernel[:, :q]), u)
-    ends = _einsum("dqs,bmqd->mbds", responses.inputs[:, :q][:, ::-1], u)
-    advance = responses.advance if q == responses.kernel.shape[1] else system.advance(q)
-    starts, last = _states_between(advance, x, ends)
-    return within + _einsum("dsq,mbds->bmqd", responses.outputs[..., :q], starts), last
+def _run_chunks(system, responses, u, x, q):
+    """Outputs and last state of u [b, t, d] in chunks of q steps, the last one filled with zeros.
+
+    So all are of one size: other products for the rest would take as long to compile again.
+    """
+    b, t, d = u.shape
+    m = -(-t // q)
+    rest = t - (m - 1) * q
+    chunks = jnp.pad(u, ((0, 0), (0, m * q - t), (0, 0))).reshape(b, m, q, d)
+    inputs = responses.inputs[:, :q][:, ::-1]
+    within = _einsum("dpq,bmpd->bmqd", _toeplitz(responses.kernel[:, :q]), chunks)
+    ends = _einsum("dqs,bmqd->mbds", inputs, chunks)
+    starts, last = _states_between(responses.advance, x, ends)
+    y = within + _einsum("dsq,mbds->bmqd", responses.outputs[..., :q], starts)
+    if rest < responses.kernel.shape[1]:
+        end = _einsum("dqs,bqd->bds", inputs[:, q - rest :], u[:, t - rest :])
+        last = jax.vmap(system.advance(rest))(starts[-1]) + end
+    return y.reshape(b, m * q, d)[:, :t], last
 
 
 def _decay(responses, x, steps):
