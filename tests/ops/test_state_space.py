@@ -207,6 +207,24 @@ def test_methods_agree_from_any_state(kind, steps):
             np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("kind", ["s4", "legs"])
+def test_the_rest_of_a_sequence_is_a_chunk_like_the_others(kind):
+    _, system = systems(kind, channels=2, pairs=4)
+    leaves, structure = jax.tree.flatten(system)
+
+    def count_products(steps):
+        @jax.jit
+        @jax.grad
+        def gradient(leaves, u):
+            system = jax.tree.unflatten(structure, leaves)
+            y, _ = run(system, u, jnp.zeros((1, 2, 8)), method="chunked", chunk=16)
+            return jnp.sum(jnp.sin(y))
+
+        return gradient.lower(leaves, jnp.ones((1, steps, 2))).compile().as_text().count(" dot(")
+
+    assert count_products(3 * 16 + 5) == count_products(4 * 16) > 0
+
+
 @pytest.mark.parametrize(
     ("config", "width", "count"),
     [
