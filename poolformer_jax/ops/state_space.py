@@ -249,7 +249,7 @@ def _run_rows(system, u, x, method, chunk):
 
 
 def _run(system, u, x, method, chunk):
-    b, t, d = u.shape
+    t = u.shape[1]
     if t == 1:
         x, y = jax.vmap(system.step)(x, u[:, 0])
         return y[:, None], x
