@@ -256,9 +256,8 @@ def _run(system, u, x, method, chunk):
     if method == "step":
         x, y = jax.lax.scan(jax.vmap(system.step), x, jnp.swapaxes(u, 0, 1))
         return jnp.swapaxes(y, 0, 1), x
-    q = min(chunk, 1 << (t - 1).bit_length())
-    responses = system.responses(q)
-    y, state = _run_chunks(system, responses, u, x, min(q, t))
+    responses = system.responses(min(chunk, 1 << (t - 1).bit_length()))
+    y, state = _run_chunks(system, responses, u, x)
     if method == "fft":  # Of the chunks, only what the last state needs will be computed.
         drive = responses.inputs[None, :, 0]
         later = _decay(responses, drive, t - 1)[0].T
@@ -267,12 +266,13 @@ def _run(system, u, x, method, chunk):
     return y, state
 
 
-def _run_chunks(system, responses, u, x, q):
-    """Outputs and last state of u [b, t, d] in chunks of q steps, the last one filled with zeros.
+def _run_chunks(system, responses, u, x):
+    """Outputs and last state of u [b, t, d] in chunks of one size, the last one filled with zeros.
 
-    So all are of one size: other products for the rest would take as long to compile again.
+    A shorter one would need products of its own, which take as long to compile again.
     """
     b, t, d = u.shape
+    q = min(t, responses.kernel.shape[1])
     m = -(-t // q)
     rest = t - (m - 1) * q
     chunks = jnp.pad(u, ((0, 0), (0, m * q - t), (0, 0))).reshape(b, m, q, d)
@@ -281,7 +281,7 @@ def _run_chunks(system, responses, u, x, q):
     ends = _einsum("dqs,bmqd->mbds", inputs, chunks)
     starts, last = _states_between(responses.advance, x, ends)
     y = within + _einsum("dsq,mbds->bmqd", responses.outputs[..., :q], starts)
-    if rest < responses.kernel.shape[1]:
+    if rest < responses.kernel.shape[1]:  # Zeros would carry the state on, past the last step.
         end = _einsum("dqs,bqd->bds", inputs[:, q - rest :], u[:, t - rest :])
         last = jax.vmap(system.advance(rest))(starts[-1]) + end
     return y.reshape(b, m * q, d)[:, :t], last

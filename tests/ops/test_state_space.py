@@ -177,7 +177,7 @@ def test_slow_channels_keep_their_digits(kind, method):
         pytest.param("s4_in_loops", 39, marks=pytest.mark.slow),
         *(
             pytest.param(kind, steps, marks=pytest.mark.nightly)
-            for kind, steps in itertools.product(["s4", "legs"], [1, 7, 16, 39])
+            for kind, steps in itertools.product(["s4", "legs"], [1, 7, 16, 17, 39])
             if (kind, steps) != ("s4", 39)
         ),
     ],
@@ -220,7 +220,7 @@ def test_the_rest_of_a_sequence_is_a_chunk_like_the_others(kind):
             y, _ = run(system, u, jnp.zeros((1, 2, 8)), method="chunked", chunk=16)
             return jnp.sum(jnp.sin(y))
 
-        return gradient.lower(leaves, jnp.ones((1, steps, 2))).compile().as_text().count(" dot(")
+        return gradient.lower(leaves, jnp.ones((1, steps, 2))).as_text().count("dot_general")
 
     assert count_products(3 * 16 + 5) == count_products(4 * 16) > 0
 
