@@ -142,7 +142,7 @@ def _mix_attention(config, p, z):
         ring = np.zeros((b, config.window, *steps.shape[2:]))
         for step in range(t):
             ring[:, step % config.window] = steps[:, step]
-        state.append(ring)
+        state.append(np.swapaxes(ring, 1, 2))
     count = t if t < 2 * config.window else config.window + t % config.window
     return _dense(y.reshape(b, t, d), p["output_projection"]), [*state, count]
 

@@ -23,9 +23,10 @@ class AttentionState:
     """The steps that later ones may look at, as a ring: step s is in slot s modulo the window.
 
     Attributes:
-      keys: [b, window, m, h] without positions, in the activations' type. A step rotates them anew
-        by their age, which stays small however long the sequence gets.
-      values: [b, window, m, h] of the same steps.
+      keys: [b, m, window, h] without positions, in the activations' type. A step rotates them anew
+        by their age, which stays small however long the sequence gets. Heads come first, as in the
+        products of a step, which otherwise transpose the whole ring.
+      values: [b, m, window, h] of the same steps.
       count: Steps so far; from two windows on modulo the window, so that it never overflows.
     """
 
@@ -87,8 +88,8 @@ class Attention(nn.Module):
         slots = jnp.arange(window)
         count, end = count_before(state.count, q.shape[1])
         chronological = (state.count + slots) % window
-        before_k, last_k = steps_before(state.keys[:, chronological], k)
-        before_v, last_v = steps_before(state.values[:, chronological], v)
+        before_k, last_k = steps_before(_swap(state.keys)[:, chronological], k)
+        before_v, last_v = steps_before(_swap(state.values)[:, chronological], v)
         implementation = choose_implementation(execution.scan, execution.platform)
         keys = jnp.concatenate([before_k[:, 1:], k], axis=1)
         values = jnp.concatenate([before_v[:, 1:], v], axis=1)
@@ -110,7 +111,7 @@ class Attention(nn.Module):
         else:  # At the start of a sequence, a window longer than the chunk would find nothing.
             y = jax.lax.cond(count == 0, lambda: look_back(steps), lambda: look_back(window))
         ring = (slots - end) % window
-        return y, self._advance(last_k[:, ring], last_v[:, ring], end)
+        return y, self._advance(_swap(last_k[:, ring]), _swap(last_v[:, ring]), end)
 
     def _read_step(
         self,
@@ -122,13 +123,13 @@ class Attention(nn.Module):
         """One step over the ring, whose slots are looked at in the order in which they lie."""
         config, window = self.config, self.config.window
         slot = state.count % window
-        keys = jax.lax.dynamic_update_slice_in_dim(state.keys, k, slot, axis=1)
-        values = jax.lax.dynamic_update_slice_in_dim(state.values, v, slot, axis=1)
+        keys = jax.lax.dynamic_update_slice_in_dim(state.keys, _swap(k), slot, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(state.values, _swap(v), slot, axis=2)
         age = (slot - jnp.arange(window)) % window
-        rotated = keys
+        rotated = _swap(keys)
         if config.wavelength is not None:
-            rotated = rotate(keys, -age, config.wavelength)  # The query is at position 0.
-        y = attend_where(q, rotated, values, (age <= state.count)[None])
+            rotated = rotate(rotated, -age, config.wavelength)  # The query is at position 0.
+        y = attend_where(q, rotated, _swap(values), (age <= state.count)[None])
         return y, self._advance(keys, values, state.count + 1)
 
     def _advance(self, keys: Array, values: Array, count: Array) -> AttentionState:
@@ -140,6 +141,11 @@ class Attention(nn.Module):
     def init_state(self, batch: int, width: int) -> AttentionState:
         """Zeros, and no steps."""
         config = self.config
-        shape = batch, config.window, config.num_kv_heads, width // config.num_heads
+        shape = batch, config.num_kv_heads, config.window, width // config.num_heads
         steps = jnp.zeros(shape, self.execution.dtype)
         return AttentionState(keys=steps, values=steps, count=jnp.zeros((), jnp.int32))
+
+
+def _swap(x: Array) -> Array:
+    """From [b, t, m, h] to [b, m, t, h], and back."""
+    return jnp.swapaxes(x, 1, 2)
