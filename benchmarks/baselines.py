@@ -11,7 +11,8 @@ What is done is not done again: the same command goes on after an interruption.
 
 The tables are printed, and written to --out with the curves: bits per sample on validation and test
 clips, the mean and range over seeds where there are several; of one seed, with the 95 % bootstrap
-interval over the test clips. With --scored=1000 so many clips of a second are drawn from the first
+interval over the clips; and what systems that differ in one thing differ by, clip by clip, as
+do their intervals. With --scored=1000 so many clips of a second are drawn from the first
 seed of each after the same seconds, and scored beside real test clips of whole words, which models
 know only as far as --length; --classifier names the classifier of other data than digits.
 
@@ -20,6 +21,7 @@ Measured on two cores: docs/baselines.md.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import pathlib
@@ -37,7 +39,9 @@ from benchmarks.side_by_side import define_out, define_rounds, publish
 from launch import command_line
 from poolformer_jax import experiment as ex
 from poolformer_jax.data.datasets import SAMPLE_RATE
+from poolformer_jax.evals.bootstrap import bootstrap_ratio
 from poolformer_jax.evals.scores.table import HEADER, score_row
+from poolformer_jax.files import read_json
 from poolformer_jax.pages.plots import running_mean
 from poolformer_jax.training.metrics_file import read_metrics
 
@@ -51,7 +55,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each.", lower_bound=1, flag_v
 _STEPS = flags.DEFINE_integer("steps", 300, "Budget.", lower_bound=10, flag_values=_FLAGS)
 _CROP = flags.DEFINE_integer("crop", 1920, "Samples of a training clip.", flag_values=_FLAGS)
 _LENGTH = flags.DEFINE_integer("length", 4000, "Where words are cut.", flag_values=_FLAGS)
-_CLIPS = flags.DEFINE_integer("clips", 200, "Evaluated clips.", flag_values=_FLAGS)
+_CLIPS = flags.DEFINE_integer("clips", 200, "Evaluated clips.", lower_bound=2, flag_values=_FLAGS)
 _SCORED = flags.DEFINE_integer(
     "scored", 0, "Clips to draw and score; 0 for none.", lower_bound=0, flag_values=_FLAGS
 )
@@ -60,6 +64,16 @@ _CLASSIFIER = flags.DEFINE_string(
 )
 _ROUNDS = define_rounds(_FLAGS)
 _OUT = define_out(_FLAGS)
+
+SPLITS = ("validation", "test")
+# They differ in the backbone, or else in the recurrence.
+PAIRS = [
+    ("mamba", "poolformer_mamba"),
+    ("sashimi_s4d", "poolformer_s4d"),
+    ("poolformer", "poolformer_mamba"),
+    ("poolformer", "poolformer_s4d"),
+    ("poolformer", "attention_local"),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +114,15 @@ def main(argv):
         for budget in sorted(steps[cell.model].values()):
             _train(cell, budget)
     tables = {f"On {data}": _table(data, cells, steps) for data in _DATA.value}
+    first = [cell for cell in cells if cell.seed == 0]
+    for data in _DATA.value:
+        own = {cell.model: cell for cell in first if cell.data == data}
+        tables[f"Differences on test clips of {data}"] = differences(own, steps)
     if _SCORED.value:
-        first = [cell for cell in cells if cell.seed == 0]
         tables[f"{_SCORED.value} clips of a second"] = _score(first, steps)
     publish("baselines", tables, _OUT.value)
     if _OUT.value is not None:
-        figure = _plot([cell for cell in cells if cell.seed == 0], seconds)
+        figure = _plot(first, seconds)
         figure.savefig(pathlib.Path(_OUT.value).expanduser() / "baselines.svg")
 
 
@@ -136,8 +153,9 @@ def _seconds_of_steps(models: Iterable[str]) -> dict[str, float]:
 
 
 def _train(cell: Cell, steps: int) -> None:
-    """Up to so many steps, and what the result is worth on the test clips."""
-    if _result_path(cell, steps).exists():
+    """Up to so many steps, and what the result is worth on validation and test clips."""
+    missing = [split for split in SPLITS if not _result_path(cell, steps, split).exists()]
+    if not missing:
         return
     every = 10 * steps  # Never before the end.
     experiment = ex.replace(
@@ -163,7 +181,8 @@ def _train(cell: Cell, steps: int) -> None:
     print(f"{cell.folder}, {steps} steps", flush=True)
     devices = jax.devices()[:1]
     ex.train(experiment, cell.folder, devices=devices)
-    ex.evaluate_likelihood(cell.folder, step=steps, devices=devices)
+    for split in missing:
+        ex.evaluate_likelihood(cell.folder, split=split, step=steps, devices=devices)
 
 
 def _score(cells: Sequence[Cell], steps: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
@@ -192,8 +211,8 @@ def _score(cells: Sequence[Cell], steps: dict[str, dict[str, int]]) -> list[dict
     return [*rows, {"model": "real test clips", **real}]
 
 
-def _result_path(cell: Cell, steps: int) -> pathlib.Path:
-    return cell.folder / f"likelihood_test_step{steps}.json"
+def _result_path(cell: Cell, steps: int, split: str = "test") -> pathlib.Path:
+    return cell.folder / f"likelihood_{split}_step{steps}.json"
 
 
 def _table(
@@ -205,24 +224,38 @@ def _table(
         own = [cell for cell in cells if (cell.data, cell.model) == (data, model)]
         row: dict[str, Any] = {"model": model}
         for budget, num_steps in steps[model].items():
-            results = [json.loads(_result_path(cell, num_steps).read_text()) for cell in own]
             row[f"steps, {budget} equal"] = num_steps
-            row[f"validation, {budget} equal"] = _spread(
-                [_validation_bits(cell, num_steps) for cell in own]
-            )
-            bits = _spread([result["bits_per_sample"] for result in results])
-            if len(results) == 1 and (interval := results[0]["confidence_interval"]):
-                bits += f" ({interval['low']:.3f} to {interval['high']:.3f})"
-            row[f"test, {budget} equal"] = bits
+            for split in SPLITS:
+                paths = [_result_path(cell, num_steps, split) for cell in own]
+                row[f"{split}, {budget} equal"] = _spread([read_json(path) for path in paths])
         rows.append(row)
     return rows
 
 
-def _validation_bits(cell: Cell, steps: int) -> float:
-    """What the trainer measured after so many steps."""
-    rows, _ = read_metrics(cell.folder / "metrics.jsonl")
-    found = [row for row in rows if row["kind"] == "validation" and row["step"] == steps]
-    return found[-1]["bits_per_sample"]
+def differences(cells: dict[str, Cell], steps: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    """For each of `PAIRS` that is there, the bits of the first less those of the second."""
+    rows = []
+    for pair in PAIRS:
+        if not cells.keys() >= set(pair):
+            continue
+        row: dict[str, Any] = {"model": pair[0], "less": pair[1]}
+        for budget in ("steps", "seconds"):
+            clips = [_clip_bits(cells[model], steps[model][budget]) for model in pair]
+            bits, samples = clips[0][0] - clips[1][0], clips[0][1]
+            interval = bootstrap_ratio(bits, samples)
+            assert interval is not None  # Of one clip.
+            mean = bits.sum() / samples.sum()
+            row[f"{budget} equal"] = f"{mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+        rows.append(row)
+    return rows
+
+
+def _clip_bits(cell: Cell, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bits and samples of each test clip."""
+    with _result_path(cell, steps).with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    samples = np.array([int(row["num_samples"]) for row in rows])
+    return samples * np.array([float(row["bits_per_sample"]) for row in rows]), samples
 
 
 def _plot(cells: Sequence[Cell], seconds: dict[str, float]) -> Figure:
@@ -247,10 +280,14 @@ def _plot(cells: Sequence[Cell], seconds: dict[str, float]) -> Figure:
     return figure
 
 
-def _spread(values: Sequence[float]) -> str:
-    """Their mean, and the range of several."""
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+def _spread(results: Sequence[dict[str, Any]]) -> str:
+    """The mean and range of several seeds; of one, its interval over the clips."""
+    bits = [result["bits_per_sample"] for result in results]
+    ends = min(bits), max(bits)
+    if len(results) == 1:
+        interval = results[0]["confidence_interval"]
+        ends = interval["low"], interval["high"]
+    return f"{statistics.mean(bits):.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
 
 
 if __name__ == "__main__":

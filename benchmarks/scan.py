@@ -11,7 +11,6 @@ written once, by a forward and a backward pass that share nothing but the states
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import typing
@@ -21,20 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import flags
-from jax.sharding import SingleDeviceSharding
 
 from benchmarks import tpu
-from benchmarks.side_by_side import (
-    define_out,
-    define_rounds,
-    in_turns,
-    medians,
-    publish,
-    seconds_of,
-)
+from benchmarks.side_by_side import define_out, define_rounds, publish, time_programs
 from launch import command_line
-from poolformer_jax.aot.chips import chip_of
-from poolformer_jax.aot.compiling import compile_program
 from poolformer_jax.layers.config import KERNEL_PLATFORMS
 from poolformer_jax.ops.rg_lru import rg_lru
 from poolformer_jax.ops.scan import linear_scan
@@ -80,9 +69,11 @@ def main(argv):
             "pass": "forward + backward" if backward else "forward",
         }
         programs = {name: _program(function, name, backward) for name in names}
-        measure = _compile if _TPU.value else _time
-        for name, values in measure(programs, function, shape, dtype, backward).items():
-            rows.append({**common, "implementation": name, **values})
+        if _TPU.value:
+            values = _compile(programs, function, shape, dtype, backward)
+        else:
+            values = _time(programs, function, shape, dtype)
+        rows += [{**common, "implementation": name, **row} for name, row in values.items()]
     publish("scan", {f"Recurrences on {_TPU.value or jax.default_backend()}": rows}, _OUT.value)
 
 
@@ -141,56 +132,28 @@ def _program(function: str, implementation: Any, backward: bool) -> Callable[...
     return run
 
 
-def _time(programs, function, shape, dtype, backward) -> dict[str, dict[str, Any]]:
-    del backward
+def _time(programs, function, shape, dtype) -> dict[str, dict[str, Any]]:
     keys = jax.random.split(jax.random.key(0), 6)
     arrays = [
         0.6 * jax.random.uniform(key, array.shape, jnp.float32).astype(array.dtype)
         for key, array in zip(keys, _arrays(function, shape, dtype), strict=False)
     ]
-    ways: dict[str, Callable[[], float]] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, program in programs.items():
-        platform = jax.default_backend()
-        if KERNEL_PLATFORMS.get(name, platform) != platform:
-            rows[name] = {"not possible": f"a kernel for {KERNEL_PLATFORMS[name]}"}
-            continue
-        compiled = jax.jit(program).lower(*arrays).compile()
-        ways[name] = functools.partial(_seconds, compiled, arrays)
-        ways[name]()
-        memory: Any = compiled.memory_analysis()
-        rows[name] = {"temporaries, MB": memory.temp_size_in_bytes / 1e6}
-    seconds = medians(in_turns(ways, _ROUNDS.value))
-    for name, one in seconds.items():
-        fastest = {"x fastest": one / min(seconds.values())}
-        rows[name] = {"ms": 1e3 * one} | fastest | rows[name]
-    return rows
-
-
-def _seconds(compiled: Any, arrays: list[jax.Array]) -> float:
-    return seconds_of(lambda: jax.block_until_ready(compiled(*arrays)), _SECONDS.value)
+    here = jax.default_backend()
+    platforms = {name: KERNEL_PLATFORMS.get(name, here) for name in programs}
+    possible = {name: programs[name] for name in programs if platforms[name] == here}
+    rows = time_programs(possible, arrays, _ROUNDS.value, _SECONDS.value)
+    return {
+        name: rows.get(name, {"not possible": f"a kernel for {platform}"})
+        for name, platform in platforms.items()
+    }
 
 
 def _compile(programs, function, shape, dtype, backward) -> dict[str, dict[str, Any]]:
-    place = SingleDeviceSharding(tpu.devices_of(_TPU.value)[0])
-    arrays = [
-        jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
-        for array in _arrays(function, shape, dtype)
-    ]
     least = _LEAST[function][backward] * math.prod(shape) * jnp.dtype(dtype).itemsize
-    rows: dict[str, dict[str, Any]] = {}
-    for name, program in programs.items():
-        try:
-            traced = jax.jit(program).trace(*arrays)
-            report, seconds = compile_program(traced, chip_of(_TPU.value))
-        except (ValueError, RuntimeError) as error:
-            rows[name] = {"not possible": str(error).splitlines()[0]}
-            continue
-        rows[name] = {"compile, s": seconds}
-        if report.work is not None:
-            moved = report.work.hbm_bytes
-            rows[name] |= {"HBM, MB": moved / 1e6, "x least": moved / least}
-        rows[name] |= {"temporaries, MB": report.temp_bytes / 1e6}
+    rows = tpu.compile_programs(_TPU.value, programs, _arrays(function, shape, dtype))
+    for row in rows.values():
+        if "HBM, MB" in row:
+            row["x least"] = 1e6 * row["HBM, MB"] / least
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import jax
 from absl import flags
 
 from poolformer_jax.aot.table import cells
@@ -63,6 +65,45 @@ def seconds_of(call: Callable[[], Any], at_least: float = 0.0) -> float:
         call()
         calls += 1
     return (time.perf_counter() - start) / calls
+
+
+def time_programs(
+    programs: Mapping[str, Callable[..., Any]],
+    arguments: Sequence[Any],
+    rounds: int,
+    seconds: float,
+) -> dict[str, dict[str, Any]]:
+    """Compiles programs of the same arguments, and times them in turns.
+
+    Args:
+      programs: By name.
+      arguments: Trees of arrays.
+      rounds: Turns.
+      seconds: Of each turn, about.
+
+    Returns:
+      Of each: milliseconds, their ratio to the fastest, and temporaries.
+    """
+    compiled: dict[str, Any] = {
+        name: jax.jit(program).lower(*arguments).compile() for name, program in programs.items()
+    }
+
+    def seconds_of_calls(program: Any) -> float:
+        return seconds_of(lambda: jax.block_until_ready(program(*arguments)), seconds)
+
+    ways = {
+        name: functools.partial(seconds_of_calls, program) for name, program in compiled.items()
+    }
+    in_turns(ways, 1)  # What is first is slow.
+    times = medians(in_turns(ways, rounds))
+    return {
+        name: {
+            "ms": 1e3 * times[name],
+            "x fastest": times[name] / min(times.values()),
+            "temporaries, MB": program.memory_analysis().temp_size_in_bytes / 1e6,
+        }
+        for name, program in compiled.items()
+    }
 
 
 def publish(name: str, tables: Mapping[str, Rows], out: str | None) -> None:

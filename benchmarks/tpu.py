@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 from absl import flags
+from jax.sharding import SingleDeviceSharding
 
 from poolformer_jax.aot.chips import chip_of, describe_topology, prepare_environment
+from poolformer_jax.aot.compiling import compile_program
 from poolformer_jax.aot.report import Consumer
 
 
@@ -28,6 +30,38 @@ def devices_of(name: str) -> list[jax.Device]:
         return describe_topology(name)
     single = "1x1" if chip_of(name).name.endswith("e") else "2x2x1"
     return describe_topology(f"{name}:{single}")[:1]
+
+
+def compile_programs(
+    name: str, programs: Mapping[str, Callable[..., Any]], arguments: Sequence[Any]
+) -> dict[str, dict[str, Any]]:
+    """Compiles programs of the same arguments for one device of `devices_of`.
+
+    Args:
+      name: Of the chip or topology.
+      programs: By name.
+      arguments: Trees of arrays or of their shapes.
+
+    Returns:
+      Of each: seconds of compilation, HBM traffic, TFLOP and temporaries; or why it can't be.
+    """
+    place = SingleDeviceSharding(devices_of(name)[0])
+    placed = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place), arguments
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for program_name, program in programs.items():
+        try:
+            traced = jax.jit(program).trace(*placed)
+            report, seconds = compile_program(traced, chip_of(name))
+        except (ValueError, RuntimeError) as error:
+            rows[program_name] = {"not possible": str(error).splitlines()[0]}
+            continue
+        row = rows[program_name] = {"compile, s": seconds}
+        if report.work is not None:
+            row |= {"HBM, MB": report.work.hbm_bytes / 1e6, "TFLOP": report.work.flops / 1e12}
+        row["temporaries, MB"] = report.temp_bytes / 1e6
+    return rows
 
 
 def consumer_rows(consumers: Iterable[Consumer], total: int) -> list[dict[str, Any]]:

@@ -35,6 +35,28 @@ def test_budgets_are_whole_tens():
     }
 
 
+def test_differences_are_those_of_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "_root", lambda: tmp_path)
+    cells = {name: baselines.Cell("digits", name, 0) for name in ("mamba", "poolformer_mamba")}
+    steps = {name: {"steps": 10, "seconds": 20} for name in cells}
+    for cell, mean in zip(cells.values(), (3.0, 2.5), strict=True):
+        cell.folder.mkdir(parents=True)
+        for budget in (10, 20):
+            # The clips differ by more than the systems, which differ by nearly as much on each.
+            lines = [
+                f"{100 * (1 + i)},{mean + i - budget / 10 - 0.01 * mean * i}" for i in range(5)
+            ]
+            text = "\n".join(["num_samples,bits_per_sample", *lines])
+            (cell.folder / f"likelihood_test_step{budget}.csv").write_text(text)
+    (row,) = baselines.differences(cells, steps)
+    # Of clips 1 to 5 times as long 0.5 less 0 to 4 times 0.005, on average 0.4867.
+    assert (row["model"], row["less"]) == ("mamba", "poolformer_mamba")
+    for budget in ("steps equal", "seconds equal"):
+        mean, _, interval = row[budget].partition(" (")
+        assert mean == "0.49"
+        assert interval == "0.48 to 0.49)"
+
+
 @pytest.mark.nightly
 def test_systems_are_compared(tables_of, tmp_path):
     root = tmp_path / "runs"
