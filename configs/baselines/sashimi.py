@@ -3,10 +3,10 @@
     python -m launch.train --config=configs/baselines/sashimi.py --workdir=runs/sashimi
     python -m launch.train --config=configs/baselines/sashimi.py:digits --workdir=runs/small
 
-Published: 1.873 bits per sample, FID 1.99, IS 5.13 (the U-Net of the released code; Goel et al.
-2022, arXiv:2202.09729). Not trained here yet. The small size has the recipe of configs/digits.py,
-or, as `:fsdd`, of configs/fsdd.py, with a rate of their own for the state spaces; docs/baselines.md
-has what it reached.
+Published: 1.873 bits per sample, FID 1.99, IS 5.13 (README of the released code, for a U-Net that
+was trained after the paper, Goel et al. 2022, arXiv:2202.09729). Not trained here yet. The small
+size has the recipe of configs/digits.py, or, as `:fsdd`, of configs/fsdd.py, with a rate of their
+own for the state spaces; docs/baselines.md has what it reached.
 """
 
 from typing import Literal

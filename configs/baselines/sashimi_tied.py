@@ -4,7 +4,7 @@
     python -m launch.train --config=configs/baselines/sashimi_tied.py:digits --workdir=runs/small
 
 Published: nothing of its own; the "5.8M" that Gu & Dao 2023 (arXiv:2312.00752), table 4, print for
-SaShiMi is this count. Not trained here yet.
+SaShiMi may be this count, with the figures of configs/baselines/sashimi.py. Not trained here yet.
 """
 
 from typing import Literal

@@ -11,18 +11,16 @@ pytestmark = pytest.mark.nightly  # Their mixers keep the same promises in their
 ONE = jax.devices()[:1]
 
 
-@pytest.mark.parametrize(
-    ("name", "model"),
-    [
-        ("sashimi_ar", {"width": 8, "layers": (1, 1, 1)}),
-        ("mamba", {"width": 8, "layers": (1, 0, 1)}),
-        ("attention_local", {"layers": (1, 0, 0, 1)}),
-    ],
-)
-def test_a_baseline_resumes_is_evaluated_and_draws(name, model, tiny_config, tmp_path):
+NAMES = sorted(name for name in ex.named_configs() if name.startswith("baselines/"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_baseline_resumes_is_evaluated_and_draws(name, tiny_config, tmp_path):
+    experiment = ex.make_experiment(ex.named_config(f"{name}:digits"))
+    middle = [0] * (len(experiment.model.layers) - 2)
     experiment = ex.replace(
-        ex.make_experiment(ex.named_config(f"baselines/{name}:digits")),
-        model=model | {"num_classes": 10},
+        experiment,
+        model={"width": 16, "layers": (1, *middle, 1), "num_classes": 10},
         data={
             "name": "digits_tiny",
             "data_dir": tiny_config.data_dir,
