@@ -11,10 +11,10 @@ What is done is not done again: the same command goes on after an interruption.
 
 The tables are printed, and written to --out with the curves: bits per sample on validation and test
 clips, the mean and range over seeds where there are several; of one seed, with the 95 % bootstrap
-interval over the clips; and what systems that differ in one thing differ by, clip by clip, as
-do their intervals. With --scored=1000 so many clips of a second are drawn from the first
-seed of each after the same seconds, and scored beside real test clips of whole words, which models
-know only as far as --length; --classifier names the classifier of other data than digits.
+interval over the clips; and, of systems that differ in the backbone or in the mixer, the difference
+of their test bits, clip by clip. With --scored=1000 so many clips of a second are drawn from the
+first seed of each after the same seconds, and scored beside real test clips of whole words, which
+models know only as far as --length; --classifier names the classifier of other data than digits.
 
 Measured on two cores: docs/baselines.md.
 """
@@ -66,7 +66,7 @@ _ROUNDS = define_rounds(_FLAGS)
 _OUT = define_out(_FLAGS)
 
 SPLITS = ("validation", "test")
-# They differ in the backbone, or else in the recurrence.
+# They differ in the backbone, or else in the mixer.
 PAIRS = [
     ("mamba", "poolformer_mamba"),
     ("sashimi_s4d", "poolformer_s4d"),
@@ -241,9 +241,10 @@ def differences(cells: dict[str, Cell], steps: dict[str, dict[str, int]]) -> lis
         row: dict[str, Any] = {"model": pair[0], "less": pair[1]}
         for budget in ("steps", "seconds"):
             clips = [_clip_bits(cells[model], steps[model][budget]) for model in pair]
+            np.testing.assert_array_equal(clips[0][1], clips[1][1], f"clips of {pair}")
             bits, samples = clips[0][0] - clips[1][0], clips[0][1]
             interval = bootstrap_ratio(bits, samples)
-            assert interval is not None  # Of one clip.
+            assert interval is not None  # It is None for one clip alone.
             mean = bits.sum() / samples.sum()
             row[f"{budget} equal"] = f"{mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
         rows.append(row)

@@ -152,6 +152,7 @@ def _compile(programs, function, shape, dtype, backward) -> dict[str, dict[str, 
     least = _LEAST[function][backward] * math.prod(shape) * jnp.dtype(dtype).itemsize
     rows = tpu.compile_programs(_TPU.value, programs, _arrays(function, shape, dtype))
     for row in rows.values():
+        row.pop("TFLOP", None)  # Those of matrix products, of which there are none.
         if "HBM, MB" in row:
             row["x least"] = 1e6 * row["HBM, MB"] / least
     return rows

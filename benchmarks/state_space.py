@@ -60,7 +60,8 @@ def main(argv):
         programs = {
             name: _program(backward, *way) for name, way in (ways | {"fft": ("fft", 64)}).items()
         }
-        arguments = (_system(system, shape[2]), *_inputs(shape))
+        in_loops = _TPU.value is not None
+        arguments = (_system(system, shape[2], in_loops), *_inputs(shape))
         if _TPU.value:
             values = tpu.compile_programs(_TPU.value, programs, arguments)
         else:
@@ -71,7 +72,7 @@ def main(argv):
     )
 
 
-def _system(name: str, channels: int) -> System:
+def _system(name: str, channels: int, in_loops: bool) -> System:
     """Modes of many frequencies, as after initialisation."""
     keys = iter(jax.random.split(jax.random.key(0), 6))
 
@@ -84,7 +85,7 @@ def _system(name: str, channels: int) -> System:
     b, c, p = (Planes(normal(), normal()) for _ in range(3))
     if name == "s4d":
         return DiagonalSystem(dt=dt, a=a, b=b, c=c)
-    return LowRankSystem(dt=dt, a=a, p=p, b=b, c=c, in_loops=_TPU.value is not None)
+    return LowRankSystem(dt=dt, a=a, p=p, b=b, c=c, in_loops=in_loops)
 
 
 def _inputs(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -57,24 +57,41 @@ def test_differences_are_those_of_clips(tmp_path, monkeypatch):
         assert interval == "0.48 to 0.49)"
 
 
+def ends_of(cell):
+    mean, _, interval = cell.partition(" (")
+    low, high = interval.rstrip(")").split(" to ")
+    return float(low), float(mean), float(high)
+
+
 @pytest.mark.nightly
 def test_systems_are_compared(tables_of, tmp_path):
     root = tmp_path / "runs"
     root.mkdir()
-    (root / "steps.json").write_text(json.dumps({"poolformer": 0.1, "mamba": 0.2}))
-    flags = ["--models=poolformer,mamba", "--data=digits", f"--workdir={root}"]
+    (root / "steps.json").write_text(
+        json.dumps(dict(poolformer=0.1, mamba=0.2, poolformer_mamba=0.2))
+    )
+    models = "poolformer,mamba,poolformer_mamba"
+    flags = [f"--models={models}", "--data=digits", f"--workdir={root}"]
     small = ["--steps=10", "--crop=160", "--length=160", "--clips=4"]
     try:
-        rows = tables_of(baselines, *flags, *small)["On digits"]
+        tables = tables_of(baselines, *flags, *small)
     finally:
         jax.config.update("jax_compilation_cache_dir", None)  # Of this benchmark alone.
+    rows = tables["On digits"]
     assert [(row["model"], row["steps, seconds equal"]) for row in rows] == [
         ("poolformer", 20),
         ("mamba", 10),
+        ("poolformer_mamba", 10),
     ]
+    test = {row["model"]: float(row["test, steps equal"].split()[0]) for row in rows}
+    for row in tables["Differences on test clips of digits"]:
+        found = float(row["steps equal"].split()[0])
+        # Rounded to two digits.
+        assert found == pytest.approx(test[row["model"]] - test[row["less"]], abs=0.0061)
     for row in rows:
         # Nothing is learnt within ten steps of warm-up, but little more than a guess is needed.
-        assert 6 < float(row["validation, steps equal"]) < 9
-        low, high = row["test, steps equal"].partition("(")[2].rstrip(")").split(" to ")
-        assert float(low) < float(row["test, steps equal"].split()[0]) < float(high)
+        assert 6 < float(row["validation, steps equal"].split()[0]) < 9
+        for split in ("validation", "test"):
+            low, mean, high = ends_of(row[f"{split}, steps equal"])
+            assert low < mean < high
     assert (tmp_path / "out" / "baselines.svg").stat().st_size > 10_000
