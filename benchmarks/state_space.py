@@ -12,6 +12,7 @@ Measured on two cores: docs/baselines.md.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -60,16 +61,26 @@ def main(argv):
         programs = {
             name: _program(backward, *way) for name, way in (ways | {"fft": ("fft", 64)}).items()
         }
-        in_loops = _TPU.value is not None
-        arguments = (_system(system, shape[2], in_loops), *_inputs(shape))
         if _TPU.value:
-            values = tpu.compile_programs(_TPU.value, programs, arguments)
+            make = functools.partial(_arguments, system, shape, in_loops=True)
+            # Arrays would start JAX before it is prepared for another machine's compiler.
+            values = tpu.compile_programs(_TPU.value, programs, jax.eval_shape(make))
         else:
+            arguments = _arguments(system, shape, in_loops=False)
             values = time_programs(programs, arguments, _ROUNDS.value, _SECONDS.value)
         rows += [{**common, "way": name, **row} for name, row in values.items()]
     publish(
         "state_space", {f"State spaces on {_TPU.value or jax.default_backend()}": rows}, _OUT.value
     )
+
+
+def _arguments(
+    name: str, shape: tuple[int, ...], in_loops: bool
+) -> tuple[System, jax.Array, jax.Array]:
+    """The system, its inputs, and the gradients of its outputs."""
+    keys = jax.random.split(jax.random.key(1))
+    inputs, gradients = (jax.random.normal(key, shape) for key in keys)
+    return _system(name, shape[2], in_loops), inputs, gradients
 
 
 def _system(name: str, channels: int, in_loops: bool) -> System:
@@ -86,12 +97,6 @@ def _system(name: str, channels: int, in_loops: bool) -> System:
     if name == "s4d":
         return DiagonalSystem(dt=dt, a=a, b=b, c=c)
     return LowRankSystem(dt=dt, a=a, p=p, b=b, c=c, in_loops=in_loops)
-
-
-def _inputs(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """The inputs, and the gradients of the outputs."""
-    keys = jax.random.split(jax.random.key(1))
-    return jax.random.normal(keys[0], shape), jax.random.normal(keys[1], shape)
 
 
 def _program(backward: bool, method: Any, chunk: int) -> Callable[..., Any]:

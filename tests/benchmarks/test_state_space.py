@@ -15,7 +15,7 @@ def test_every_way_is_measured(tables_of):
 
 
 def test_the_ways_do_the_same_work():
-    arguments = (state_space._system("s4", 4, in_loops=False), *state_space._inputs((2, 20, 4)))
+    arguments = state_space._arguments("s4", (2, 20, 4), in_loops=False)
     ways = (("chunked", 8), ("fft", 8))
     chunked, fft = (jax.tree.leaves(state_space._program(True, *way)(*arguments)) for way in ways)
     assert len(chunked) == 11  # Outputs; gradients of the inputs, dt and the planes of A, P, B, C.
